@@ -1,0 +1,114 @@
+"""What a predictor is: properties, the graph it reads, and one differentiable function."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Protocol, runtime_checkable
+
+from torch import Tensor
+
+from smoacs.crystals import CrystalBatch
+from smoacs.ops import LineGraph, NeighborList, line_graph, neighbor_list
+
+
+@dataclass(frozen=True)
+class Property:
+    """One number a predictor gives per crystal.
+
+    Attributes
+    ----------
+    name : str
+        Column name in results, e.g. ``"band_gap"``.
+    unit : str
+        Unit of the prediction, e.g. ``"eV"``.
+    low, high : float
+        Range of the training labels; a target outside of it cannot be met.
+    """
+
+    name: str
+    unit: str
+    low: float
+    high: float
+
+
+@dataclass(frozen=True)
+class GraphSpec:
+    """Rule that turns atoms into a graph; equal specs share one graph per step.
+
+    Attributes
+    ----------
+    cutoff : float
+        Radius in Å.
+    k : int or None
+        Neighbours per atom, for the rules ``knn`` and ``knn_shell``.
+    rule : {"radius", "knn", "knn_shell"}
+        See :func:`smoacs.ops.neighbor_list`.
+    tie_tolerance : float
+        Distances that differ by less (Å) belong to one shell.
+    line_graph : bool
+        Whether bond pairs are needed.
+    three_body_cutoff : float or None
+        Only bonds up to this length (Å) form pairs; None: all.
+    self_pairs : bool
+        Whether a bond of an atom to its own image pairs with itself (ALIGNN 2.0 does, v1 does not).
+    """
+
+    cutoff: float
+    k: int | None = None
+    rule: str = "radius"
+    tie_tolerance: float = 1e-3
+    line_graph: bool = False
+    three_body_cutoff: float | None = None
+    self_pairs: bool = False
+
+
+@dataclass(frozen=True)
+class Graph:
+    """Bonds, and bond pairs where asked for, of a batch; topology only, no geometry."""
+
+    neighbors: NeighborList
+    line: LineGraph | None = None
+
+    @classmethod
+    def build(cls, crystals: CrystalBatch, spec: GraphSpec) -> Graph:
+        """Graph of the crystals' present geometry, without gradient."""
+        neighbors = neighbor_list(
+            crystals.frac_coords.detach(),
+            crystals.lattice.detach(),
+            crystals.ptr,
+            cutoff=spec.cutoff,
+            k=spec.k,
+            rule=spec.rule,
+            tie_tolerance=spec.tie_tolerance,
+        )
+        if not spec.line_graph:
+            return cls(neighbors)
+        return cls(
+            neighbors,
+            line_graph(
+                neighbors, cutoff=spec.three_body_cutoff, self_pairs=spec.self_pairs
+            ),
+        )
+
+
+@runtime_checkable
+class Predictor(Protocol):
+    """A frozen, differentiable model of crystal properties.
+
+    ``predict`` returns one (C,) tensor per property, differentiable with respect to the lattice,
+    the coordinates and the composition. A crystal's values must not depend on its batch.
+    """
+
+    name: str
+    properties: tuple[Property, ...]
+    graph: GraphSpec | None
+    elements: frozenset[int]
+
+    def predict(self, crystals: CrystalBatch, graph: Graph | None) -> Mapping[str, Tensor]:
+        """Predict all properties of a batch."""
+        ...
+
+    def to(self, device: str) -> Predictor:
+        """Move the weights to a device and return the predictor."""
+        ...
