@@ -1,0 +1,10 @@
+// One function per source file here; module.cpp calls them all.
+#pragma once
+
+#include <pybind11/pybind11.h>
+
+namespace smoacs::bindings {
+
+// void bind_NAME(pybind11::module_& m);
+
+}  // namespace smoacs::bindings

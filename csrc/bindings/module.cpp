@@ -1,0 +1,55 @@
+// The Python module smoacs._native: arrays come in as addresses, sizes and a stream handle.
+#include <pybind11/pybind11.h>
+
+#include <string>
+
+#include "bindings/bindings.h"
+#include "cpu/threads.h"
+
+namespace py = pybind11;
+
+namespace {
+
+py::list simd_levels() {
+    py::list levels;
+#if defined(__x86_64__) && defined(__GNUC__)
+    __builtin_cpu_init();
+    if (__builtin_cpu_supports("sse2")) levels.append("sse2");
+    if (__builtin_cpu_supports("avx2")) levels.append("avx2");
+    if (__builtin_cpu_supports("avx512f")) levels.append("avx512f");
+#endif
+    return levels;
+}
+
+py::dict build_info() {
+    py::dict info;
+#ifdef SMOACS_WITH_CUDA
+    info["cuda"] = true;
+#else
+    info["cuda"] = false;
+#endif
+    info["cuda_reason"] = SMOACS_CUDA_REASON;
+#ifdef __VERSION__
+    info["compiler"] = __VERSION__;
+#else
+    info["compiler"] = "unknown";
+#endif
+#ifdef _OPENMP
+    info["openmp"] = _OPENMP;
+#else
+    info["openmp"] = py::none();
+#endif
+    info["simd"] = simd_levels();
+    return info;
+}
+
+}  // namespace
+
+PYBIND11_MODULE(_native, m) {
+    m.doc() = "Compiled kernels of smoacs; use smoacs.ops instead.";
+    m.def("build_info", &build_info, "What this module was built with and what the CPU offers.");
+    m.def("set_num_threads", &smoacs::cpu::set_num_threads, py::arg("n"),
+          "Threads of later CPU kernels; n < 1 restores OpenMP's default.");
+    m.def("get_num_threads", [] { return smoacs::cpu::num_threads(); }, "Threads of CPU kernels.");
+    // smoacs::bindings::bind_NAME(m);
+}

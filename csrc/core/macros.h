@@ -1,0 +1,19 @@
+// Markers that let one source serve the host compiler and nvcc.
+#pragma once
+
+#ifdef __CUDACC__
+#define SMOACS_HD __host__ __device__ __forceinline__
+#else
+#define SMOACS_HD inline __attribute__((always_inline))
+#endif
+
+// Put before a function that holds a hot loop: the compiler makes one copy per instruction set and
+// the loader picks the best at run time. It must sit on the function with the loop itself, because
+// the body of an OpenMP region is compiled as a function of its own. The sanitizers cannot run
+// before the loader has made that choice, so they get the plain function.
+#if defined(__x86_64__) && defined(__GNUC__) && !defined(__clang__) && !defined(__CUDACC__) && \
+    !defined(SMOACS_SANITIZE)
+#define SMOACS_CLONES __attribute__((target_clones("avx512f", "avx2", "default")))
+#else
+#define SMOACS_CLONES
+#endif

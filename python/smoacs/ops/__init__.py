@@ -1,0 +1,1 @@
+"""Compiled operations on ragged batches of crystals, each with a torch reference."""

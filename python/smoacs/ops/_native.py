@@ -1,0 +1,84 @@
+"""The only module that imports the compiled kernels; helpers to call them with tensors."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any
+
+import torch
+from torch import Tensor
+
+try:
+    from smoacs import _native as _module
+except ImportError as error:  # pragma: no cover - a broken installation
+    raise ImportError(
+        "the compiled part of smoacs is missing; install the package with `pip install .`, or run "
+        f"`make native` in a source tree ({error})"
+    ) from error
+
+
+def build_info() -> dict[str, Any]:
+    """How the kernels were built, and what this CPU offers them."""
+    return _module.build_info()
+
+
+def kernels() -> Any:
+    """The compiled module, set to use as many threads as torch does."""
+    _module.set_num_threads(torch.get_num_threads())
+    return _module
+
+
+@contextmanager
+def stream_of(tensor: Tensor) -> Iterator[int | None]:
+    """CUDA stream for kernels on the tensor's device, made current; None on the CPU.
+
+    Raises
+    ------
+    TypeError
+        If the tensor is on neither the CPU nor a CUDA device.
+    """
+    if tensor.device.type == "cpu":
+        yield None
+    elif tensor.device.type == "cuda":
+        with torch.cuda.device(tensor.device):
+            yield torch.cuda.current_stream(tensor.device).cuda_stream
+    else:
+        raise TypeError(f"kernels run on cpu and cuda, got a tensor on {tensor.device}")
+
+
+def dtype_name(tensor: Tensor) -> str:
+    """Name of the tensor's dtype as the kernels know it, e.g. ``"float32"``."""
+    return str(tensor.dtype).removeprefix("torch.")
+
+
+def check_tensor(
+    name: str,
+    tensor: Tensor,
+    shape: tuple[int | None, ...],
+    dtypes: torch.dtype | tuple[torch.dtype, ...],
+    device: torch.device,
+) -> None:
+    """Raise unless a tensor has this shape (None: any size), one of these dtypes and this device.
+
+    Raises
+    ------
+    TypeError
+        If it is not a tensor, or of another dtype.
+    ValueError
+        If its shape or device differs.
+    """
+    if not isinstance(tensor, Tensor):
+        raise TypeError(f"{name} must be a tensor, got {type(tensor).__name__}")
+    allowed = dtypes if isinstance(dtypes, tuple) else (dtypes,)
+    if tensor.dtype not in allowed:
+        names = " or ".join(str(dtype).removeprefix("torch.") for dtype in allowed)
+        raise TypeError(f"{name} must be {names}, got {dtype_name(tensor)}")
+    fits = len(shape) == tensor.dim() and all(
+        want is None or want == have for want, have in zip(shape, tensor.shape, strict=True)
+    )
+    if not fits:
+        wanted = ", ".join("any" if size is None else str(size) for size in shape)
+        raise ValueError(f"{name} must have shape ({wanted}), got {tuple(tensor.shape)}")
+    if tensor.device != device:
+        raise ValueError(f"{name} is on {tensor.device}, but the other tensors are on {device}")
