@@ -1,0 +1,275 @@
+"""ALIGNN, the line-graph network of Choudhary and DeCost, in plain torch.
+
+Choudhary, DeCost, npj Comput. Mater. 7, 185 (2021). Both published generations are covered: the
+first normalises with batch statistics, version 2.0 with layer statistics; names and shapes of the
+weights are those of the official files.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import Literal, Protocol
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from smoacs.predictors.layers import Linear, crystal_index, sigmoid, silu, sum_at
+
+_GATE_EPS = 1e-6
+
+
+class DirectedEdges(Protocol):
+    """Ends of directed edges: atoms for bonds, bonds for bond pairs."""
+
+    src: Tensor
+    dst: Tensor
+
+
+@dataclass(frozen=True)
+class CutoffEnvelope:
+    """Polynomial that falls smoothly from 1 at zero length to 0 at ``cutoff``.
+
+    Attributes
+    ----------
+    cutoff : float
+        Length in Å from which the envelope is 0.
+    exponent : int
+        Order p of the polynomial.
+    multiply : bool
+        True: the envelope scales the bond features. False: its value takes the place of the bond
+        length as input of the radial basis.
+    """
+
+    cutoff: float = 3.0
+    exponent: int = 5
+    multiply: bool = False
+
+    def __call__(self, lengths: Tensor) -> Tensor:
+        p, t = self.exponent, lengths / self.cutoff
+        value = (
+            1
+            - (p + 1) * (p + 2) / 2 * t**p
+            + p * (p + 2) * t ** (p + 1)
+            - p * (p + 1) / 2 * t ** (p + 2)
+        )
+        return torch.where(lengths <= self.cutoff, value, 0.0)
+
+
+@dataclass(frozen=True)
+class ALIGNNConfig:
+    """Shape of an ALIGNN network; the defaults are those of the first generation.
+
+    Attributes
+    ----------
+    alignn_layers, gcn_layers : int
+        Number of layers with and without bond pairs.
+    atom_input_features, edge_input_features, triplet_input_features : int
+        Length of an atom's feature vector, number of radial and of angular basis functions.
+    embedding_features, hidden_features : int
+        Width of the first embedding of bonds and pairs, and of all that follows.
+    output_features : int
+        Number of outputs per crystal.
+    link : {"identity", "log", "logit"}
+        Inverse of the function applied to the outputs: none, exp or the logistic function.
+    norm : {"batch", "layer"}
+        Normalisation of the first generation or of version 2.0.
+    envelope : CutoffEnvelope or None
+        Smooth cutoff of the bonds, an option of version 2.0.
+    """
+
+    alignn_layers: int = 4
+    gcn_layers: int = 4
+    atom_input_features: int = 92
+    edge_input_features: int = 80
+    triplet_input_features: int = 40
+    embedding_features: int = 64
+    hidden_features: int = 256
+    output_features: int = 1
+    link: Literal["identity", "log", "logit"] = "identity"
+    norm: Literal["batch", "layer"] = "batch"
+    envelope: CutoffEnvelope | None = None
+
+
+class RadialBasis(nn.Module):
+    """Gaussians at evenly spaced centres, as wide as ALIGNN makes them (gamma = 1 / spacing)."""
+
+    def __init__(self, low: float, high: float, bins: int) -> None:
+        super().__init__()
+        centers = torch.linspace(low, high, bins, dtype=torch.float32)
+        self.register_buffer("centers", centers)
+        # Mean of the single-precision spacings, as in the original: it shows in the ninth digit.
+        self._gamma = 1 / float(np.diff(centers.numpy()).mean())
+
+    def forward(self, values: Tensor) -> Tensor:
+        """Expand (N,) values into (N, bins) features."""
+        return torch.exp((values[:, None] - self.centers).square() * -self._gamma)
+
+
+def _norm(kind: str, features: int) -> nn.Module:
+    return nn.BatchNorm1d(features) if kind == "batch" else nn.LayerNorm(features)
+
+
+class MLPLayer(nn.Module):
+    """Linear map, normalisation, SiLU."""
+
+    def __init__(self, in_features: int, out_features: int, norm: str) -> None:
+        super().__init__()
+        self.layer = nn.Sequential(Linear(in_features, out_features), _norm(norm, out_features))
+
+    def forward(self, x: Tensor) -> Tensor:
+        return _activate(self.layer(x), self.training)
+
+
+def _activate(x: Tensor, training: bool) -> Tensor:
+    # Training asks for speed, not for bitwise independence of the batch.
+    return F.silu(x) if training else silu(x)
+
+
+class EdgeGatedGraphConv(nn.Module):
+    """Edge-gated graph convolution with residuals, messages summed at the destination."""
+
+    def __init__(self, features: int, norm: str) -> None:
+        super().__init__()
+        self.src_gate = Linear(features, features)
+        self.dst_gate = Linear(features, features)
+        self.edge_gate = Linear(features, features)
+        self.bn_edges = _norm(norm, features)
+        self.src_update = Linear(features, features)
+        self.dst_update = Linear(features, features)
+        self.bn_nodes = _norm(norm, features)
+
+    def forward(
+        self, x: Tensor, y: Tensor, edges: DirectedEdges, *, update_edges: bool = True
+    ) -> tuple[Tensor, Tensor | None]:
+        """Update nodes (N, F) and edges (E, F); None for the edges unless ``update_edges``."""
+        # The maps of the source node come before the gather, so they run on nodes, not on edges.
+        m = self.edge_gate(y)
+        m = m + self.src_gate(x).index_select(0, edges.src)
+        m = m + self.dst_gate(x).index_select(0, edges.dst)
+        gate = torch.sigmoid(m) if self.training else sigmoid(m)
+        message = gate * self.dst_update(x).index_select(0, edges.src)
+        n_nodes = x.shape[0]
+        total = sum_at(message, edges.dst, n_nodes)
+        h = total / (sum_at(gate, edges.dst, n_nodes) + _GATE_EPS)
+        x = x + _activate(self.bn_nodes(self.src_update(x) + h), self.training)
+        if not update_edges:
+            return x, None
+        return x, y + _activate(self.bn_edges(m), self.training)
+
+
+class ALIGNNConv(nn.Module):
+    """Convolution on the bonds, then on the bond pairs with the bonds as nodes."""
+
+    def __init__(self, features: int, norm: str) -> None:
+        super().__init__()
+        self.node_update = EdgeGatedGraphConv(features, norm)
+        self.edge_update = EdgeGatedGraphConv(features, norm)
+
+
+class ALIGNN(nn.Module):
+    """The network: features of atoms, vectors of bonds, bonds and bond pairs in, outputs out."""
+
+    def __init__(self, config: ALIGNNConfig) -> None:
+        super().__init__()
+        self.config = config
+        hidden, embedding, norm = config.hidden_features, config.embedding_features, config.norm
+        self.atom_embedding = MLPLayer(config.atom_input_features, hidden, norm)
+        self.edge_embedding = nn.Sequential(
+            RadialBasis(0.0, 8.0, config.edge_input_features),
+            MLPLayer(config.edge_input_features, embedding, norm),
+            MLPLayer(embedding, hidden, norm),
+        )
+        self.angle_embedding = nn.Sequential(
+            RadialBasis(-1.0, 1.0, config.triplet_input_features),
+            MLPLayer(config.triplet_input_features, embedding, norm),
+            MLPLayer(embedding, hidden, norm),
+        )
+        self.alignn_layers = nn.ModuleList(
+            ALIGNNConv(hidden, norm) for _ in range(config.alignn_layers)
+        )
+        self.gcn_layers = nn.ModuleList(
+            EdgeGatedGraphConv(hidden, norm) for _ in range(config.gcn_layers)
+        )
+        self.fc = Linear(hidden, config.output_features)
+
+    def forward(
+        self,
+        atom_features: Tensor,
+        edge_vectors: Tensor,
+        neighbors: DirectedEdges,
+        line: DirectedEdges,
+        ptr: Tensor,
+    ) -> Tensor:
+        """Outputs of C crystals.
+
+        Parameters
+        ----------
+        atom_features : Tensor (S, atom_input_features), float
+        edge_vectors : Tensor (E, 3), float
+            Vectors from source to destination of each bond, in Å.
+        neighbors : DirectedEdges
+            Atoms (E,) at the ends of each bond.
+        line : DirectedEdges
+            Bonds (T,) of each pair; the first ends where the second begins.
+        ptr : Tensor (C + 1,), int64
+            Offsets of the crystals' sites.
+
+        Returns
+        -------
+        Tensor (C, output_features)
+        """
+        lengths = _norms(edge_vectors)
+        x = self.atom_embedding(atom_features)
+        y = self._embed_lengths(lengths)
+        if len(self.alignn_layers) > 0:
+            z = self.angle_embedding(_pair_cosines(edge_vectors, lengths, line))
+        # What no later layer reads is not computed: pairs after the last layer with pairs, bonds
+        # after the last layer of all. The weights stay, so that official files load strictly.
+        for left, layer in _count_down(self.alignn_layers):
+            x, y = layer.node_update(x, y, neighbors, update_edges=left > 0 or self._has_gcn)
+            if y is not None:
+                y, z = layer.edge_update(y, z, line, update_edges=left > 0)
+        for left, layer in _count_down(self.gcn_layers):
+            x, y = layer(x, y, neighbors, update_edges=left > 0)
+        crystal = crystal_index(ptr, x.shape[0])
+        mean = sum_at(x, crystal, ptr.numel() - 1) / ptr.diff()[:, None]
+        return self._link(self.fc(mean))
+
+    @property
+    def _has_gcn(self) -> bool:
+        return len(self.gcn_layers) > 0
+
+    def _embed_lengths(self, lengths: Tensor) -> Tensor:
+        envelope = self.config.envelope
+        if envelope is None:
+            return self.edge_embedding(lengths)
+        if envelope.multiply:
+            return self.edge_embedding(lengths) * envelope(lengths)[:, None]
+        return self.edge_embedding(envelope(lengths))
+
+    def _link(self, out: Tensor) -> Tensor:
+        if self.config.link == "log":
+            return out.exp()
+        return sigmoid(out) if self.config.link == "logit" else out
+
+
+def _count_down(layers: nn.ModuleList) -> Iterator[tuple[int, nn.Module]]:
+    """Layers with the number of layers left after each."""
+    return zip(range(len(layers) - 1, -1, -1), layers, strict=True)
+
+
+def _norms(vectors: Tensor) -> Tensor:
+    """Lengths (N,) of vectors (N, 3), summed in a fixed order."""
+    x, y, z = vectors.unbind(1)
+    return (x * x + y * y + z * z).sqrt()
+
+
+def _pair_cosines(edge_vectors: Tensor, lengths: Tensor, line: DirectedEdges) -> Tensor:
+    """Cosine of the angle at the atom that the two bonds of each pair share, (T,)."""
+    directions = edge_vectors / lengths[:, None]
+    ax, ay, az = directions.index_select(0, line.src).unbind(1)
+    bx, by, bz = directions.index_select(0, line.dst).unbind(1)
+    return -(ax * bx + ay * by + az * bz).clamp(-1.0, 1.0)
