@@ -1,0 +1,380 @@
+"""The optimisation loop (paper, section 3; specs of the two presets in ``schedules``)."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from smoacs.crystals import CrystalBatch
+from smoacs.objectives import Design, Objective
+from smoacs.predictors.base import Graph, GraphSpec, Predictor
+from smoacs.schedules import Preset, cosine
+from smoacs.templates import DesignSpace
+from smoacs.variables import Variables, discrete_crystals, project, soft_crystals
+
+_GROUPS = {
+    "lattice": ("lengths", "angles"),
+    "coords": ("frac_coords",),
+    "composition": ("element_logits", "pattern_logits"),
+}
+_MIN_VOLUME_PER_SITE = 0.5  # Å^3; below this a cell has collapsed
+SITES_PER_BATCH = 1280
+
+
+@dataclass(frozen=True)
+class Evaluation:
+    """Objectives of n candidates.
+
+    Attributes
+    ----------
+    loss : Tensor (n,)
+        Sum of all losses; NaN where a candidate failed.
+    values : Tensor (n, n_objectives)
+    satisfied : Tensor (n, n_objectives), bool
+    """
+
+    loss: Tensor
+    values: Tensor
+    satisfied: Tensor
+
+
+@dataclass(frozen=True)
+class StepReport:
+    """What one step did.
+
+    Attributes
+    ----------
+    step : int
+        Number of finished steps.
+    temperature : float or None
+        None when the compositions were discrete.
+    loss : Tensor (C,)
+        NaN for candidates that were not evaluated or failed.
+    values : Tensor (C, n_objectives)
+    n_success : int
+        Candidates whose best discrete crystal meets all objectives.
+    """
+
+    step: int
+    temperature: float | None
+    loss: Tensor
+    values: Tensor
+    n_success: int
+
+
+def choose_predictors(
+    predictors: Sequence[Predictor], objectives: Sequence[Objective]
+) -> list[Predictor]:
+    """The predictors that are needed; the first that gives a property is asked for it.
+
+    Raises
+    ------
+    ValueError
+        If no predictor gives a property, or a window lies outside of its range.
+    """
+    giver = {}
+    for predictor in reversed(predictors):
+        giver.update({p.name: (predictor, p) for p in predictor.properties})
+    needed = []
+    for objective in objectives:
+        for name in objective.properties:
+            if name not in giver:
+                raise ValueError(
+                    f"no predictor gives {name!r}; the chosen ones give: "
+                    f"{', '.join(sorted(giver)) or 'nothing'}"
+                )
+            predictor, prop = giver[name]
+            target = getattr(objective, "target", None)
+            if target is not None and not prop.low <= target <= prop.high:
+                raise ValueError(
+                    f"target {name} = {target:g} {prop.unit} lies outside the range of "
+                    f"{predictor.name}: {prop.low:g} to {prop.high:g} {prop.unit}"
+                )
+            if predictor not in needed:
+                needed.append(predictor)
+    return needed
+
+
+def predict_all(
+    predictors: Sequence[Predictor], crystals: CrystalBatch, graphs: Mapping[GraphSpec, Graph]
+) -> dict[str, Tensor]:
+    """All properties of all predictors; the first predictor wins."""
+    properties: dict[str, Tensor] = {}
+    for predictor in predictors:
+        graph = graphs[predictor.graph] if predictor.graph else None
+        for name, value in predictor.predict(crystals, graph).items():
+            properties.setdefault(name, value)
+    return properties
+
+
+def build_graphs(
+    predictors: Sequence[Predictor], crystals: CrystalBatch
+) -> dict[GraphSpec, Graph]:
+    """One graph per distinct specification."""
+    specs = {predictor.graph for predictor in predictors if predictor.graph}
+    return {spec: Graph.build(crystals, spec) for spec in specs}
+
+
+class Optimizer:
+    """Candidates, optimised step by step; all state is in :meth:`state_dict`.
+
+    Parameters
+    ----------
+    space : DesignSpace
+    objectives : sequence of Objective
+    predictors : sequence of Predictor
+        Frozen models.
+    preset : Preset
+    steps : int
+        Length of the whole run.
+    seed : int
+    sites_per_batch : int
+        Candidates are evaluated together up to this number of sites; does not change results.
+
+    Raises
+    ------
+    ValueError
+        If steps is below 1 or a property is missing.
+    """
+
+    def __init__(
+        self,
+        space: DesignSpace,
+        objectives: Sequence[Objective],
+        predictors: Sequence[Predictor],
+        preset: Preset,
+        steps: int,
+        seed: int,
+        sites_per_batch: int = SITES_PER_BATCH,
+    ) -> None:
+        if steps < 1:
+            raise ValueError(f"steps must be at least 1, got {steps}")
+        if not objectives:
+            raise ValueError("a design needs at least one objective, got none")
+        self.space = space
+        self.objectives = tuple(objectives)
+        self.predictors = choose_predictors(predictors, objectives)
+        self.preset = preset
+        self.steps = steps
+        self.seed = seed
+        self.sites_per_batch = sites_per_batch
+        self.step_count = 0
+        self.variables = preset.start(space, seed, self._identity, 0)
+        self.best = self.variables
+        self.best_loss = self._filled(float("inf"))
+        self.best_satisfied = torch.full((len(space),), -1, device=space.device)
+        self.active = torch.ones(len(space), dtype=torch.bool, device=space.device)
+        self.failure: dict[int, str] = {}
+        self._graphs: dict[int, dict[GraphSpec, Graph]] = {}
+        self._adam = self._new_adam()
+
+    @property
+    def _identity(self) -> Tensor:
+        return torch.arange(len(self.space), device=self.space.device)
+
+    def _filled(self, value: float) -> Tensor:
+        return torch.full((len(self.space),), value, dtype=self.space.dtype, device=self.space.device)
+
+    @property
+    def success(self) -> Tensor:
+        """Candidates whose best discrete crystal meets all objectives, (C,) bool."""
+        return self.best_satisfied == len(self.objectives)
+
+    def _new_adam(self) -> torch.optim.Adam:
+        self.variables = Variables(
+            **{name: value.detach().clone() for name, value in self.variables.items()}
+        )
+        groups = []
+        for group, names in _GROUPS.items():
+            params = [getattr(self.variables, name).requires_grad_() for name in names]
+            groups.append({"params": params, "lr": getattr(self.preset.learning_rates, group)})
+        return torch.optim.Adam(groups)
+
+    def step(self) -> StepReport:
+        """Evaluate the active candidates once and move their variables."""
+        ends = self.preset.round_ends(self.steps)
+        end = next(e for e in ends if e > self.step_count)
+        start = max((e for e in ends if e <= self.step_count), default=0)
+        progress = (self.step_count - start) / (end - start)
+        temperature = self.preset.temperature.at(progress)
+        if self.step_count in self.preset.rebuild_steps(self.steps):
+            self._graphs.clear()
+
+        evaluation = self._evaluate(temperature, backward=True)
+        if temperature is None:
+            self._keep_best(evaluation)
+        self._move(cosine(progress))
+        self.step_count += 1
+
+        mutation = self.preset.mutation
+        if mutation and self.step_count in mutation.steps(self.steps):
+            self._mutate(evaluation)
+        if self.step_count == self.steps:
+            self._keep_best(self._evaluate(None, backward=False))
+        elif self.step_count == end:
+            self._keep_best(self._evaluate(None, backward=False))
+            self._start_again(ends.index(end) + 1)
+        return StepReport(
+            self.step_count,
+            temperature,
+            evaluation.loss,
+            evaluation.values,
+            int(self.success.sum()),
+        )
+
+    def _evaluate(self, temperature: float | None, *, backward: bool) -> Evaluation:
+        """Objectives of the active candidates, batch by batch; gradients add up in the leaves."""
+        loss = self._filled(float("nan"))
+        values = loss[:, None].repeat(1, len(self.objectives))
+        self._mark_collapsed()
+        self._adam.zero_grad(set_to_none=False)
+        for number, members in enumerate(self._batches()):
+            with torch.set_grad_enabled(backward):
+                batch_loss, batch_values = self._evaluate_batch(number, members, temperature)
+                if backward:
+                    finite = torch.isfinite(batch_loss)
+                    batch_loss[finite].sum().backward()
+            loss[members] = batch_loss.detach()
+            values[members] = batch_values.detach()
+        self._mark_not_finite(loss)
+        satisfied = torch.stack(
+            [o.satisfied(values[:, i]) for i, o in enumerate(self.objectives)], dim=1
+        )
+        return Evaluation(loss, values, satisfied & torch.isfinite(loss)[:, None])
+
+    def _evaluate_batch(
+        self, number: int, members: Tensor, temperature: float | None
+    ) -> tuple[Tensor, Tensor]:
+        space = self.space.select(members)
+        variables = self.variables.select(members, self.space.ptr)
+        if temperature is None:
+            crystals, weights = discrete_crystals(variables, space)
+        else:
+            crystals, weights = soft_crystals(variables, space, temperature, self.preset.masking)
+        if number not in self._graphs:
+            self._graphs[number] = build_graphs(self.predictors, crystals)
+        properties = predict_all(self.predictors, crystals, self._graphs[number])
+        design = Design(crystals, weights, space, properties)
+        loss = torch.stack([o.loss(design) for o in self.objectives]).sum(0)
+        return loss, torch.stack([o.value(design) for o in self.objectives], dim=1)
+
+    def _batches(self) -> list[Tensor]:
+        """Active candidates in groups of at most ``sites_per_batch`` sites, at least one each."""
+        members = torch.nonzero(self.active).flatten()
+        if members.numel() == 0:
+            return []
+        sites = self.space.ptr.diff()[members].cumsum(0)
+        group = (sites - 1) // self.sites_per_batch
+        return [members[group == g] for g in torch.unique(group)]
+
+    def _move(self, factor: float) -> None:
+        """One Adam step of the active candidates, then back inside the limits."""
+        sites = self.active[self.space.candidate_of_site]
+        for name, value in self.variables.items():
+            if value.grad is None:
+                continue
+            rows = sites if name in Variables.PER_SITE else self.active
+            broken = ~torch.isfinite(value.grad)
+            value.grad[broken | ~rows.reshape(-1, *[1] * (value.dim() - 1))] = 0.0
+        for group, rate in zip(
+            self._adam.param_groups, vars(self.preset.learning_rates).values(), strict=True
+        ):
+            group["lr"] = rate * factor
+        before = {name: value.detach().clone() for name, value in self.variables.items()}
+        self._adam.step()
+        with torch.no_grad():
+            projected = project(self.variables, self.space)
+            kept = Variables(**before).where(self.active, projected, self.space.ptr)
+            self._write(kept)
+
+    def _write(self, values: Variables) -> None:
+        """Set the variables in place, so that Adam's moments stay with them."""
+        with torch.no_grad():
+            for name, value in self.variables.items():
+                value.copy_(getattr(values, name))
+
+    def _keep_best(self, evaluation: Evaluation) -> None:
+        """Remember the discrete crystals that satisfy more objectives, or as many at less loss."""
+        satisfied = evaluation.satisfied.sum(1)
+        better = (satisfied > self.best_satisfied) | (
+            (satisfied == self.best_satisfied) & (evaluation.loss < self.best_loss)
+        )
+        better &= torch.isfinite(evaluation.loss)
+        with torch.no_grad():
+            self.best = self.best.where(better, self.variables, self.space.ptr)
+        self.best_loss = torch.where(better, evaluation.loss, self.best_loss)
+        self.best_satisfied = torch.where(better, satisfied, self.best_satisfied)
+
+    def _mutate(self, evaluation: Evaluation) -> None:
+        discrete = self._evaluate(None, backward=False)
+        success = discrete.satisfied.all(1)
+        mutation, seed, step = self.preset.mutation, self.seed, self.step_count
+        assert mutation is not None
+        parents = mutation.parents(self.space, evaluation.loss, success, seed, step)
+        with torch.no_grad():
+            mutated = mutation.apply(self.variables, self.space, parents, seed, step)
+            self._write(project(mutated, self.space))
+        self.active |= parents != self._identity
+        self._graphs.clear()
+
+    def _start_again(self, round_: int) -> None:
+        """Unsuccessful candidates begin a new round elsewhere; successful ones rest."""
+        self.active = ~self.success
+        fresh = self.preset.start(self.space, self.seed, self._identity, round_)
+        with torch.no_grad():
+            self.variables = self.variables.where(self.active, fresh, self.space.ptr)
+        self._adam = self._new_adam()
+        self._graphs.clear()
+
+    def _mark_collapsed(self) -> None:
+        with torch.no_grad():
+            crystals, _ = discrete_crystals(self.variables, self.space)
+            volume = crystals.volume / crystals.n_sites
+        self._mark_failed(~(volume > _MIN_VOLUME_PER_SITE), "the cell collapsed")
+
+    def _mark_not_finite(self, loss: Tensor) -> None:
+        self._mark_failed(~torch.isfinite(loss), "the prediction is not a finite number")
+
+    def _mark_failed(self, failed: Tensor, reason: str) -> None:
+        failed = failed & self.active
+        if failed.any():
+            self.failure.update({int(c): reason for c in torch.nonzero(failed)})
+            self.active = self.active & ~failed
+            self._graphs.clear()
+
+    def result(self) -> tuple[CrystalBatch, Tensor]:
+        """Best discrete crystal of every candidate, and its pattern weights (C, K)."""
+        with torch.no_grad():
+            return discrete_crystals(self.best, self.space)
+
+    def state_dict(self) -> dict[str, Any]:
+        """Everything that :meth:`load_state_dict` needs to continue to the same result."""
+        return {
+            "step_count": self.step_count,
+            "variables": {n: v.detach() for n, v in self.variables.items()},
+            "best": {n: v.detach() for n, v in self.best.items()},
+            "best_loss": self.best_loss,
+            "best_satisfied": self.best_satisfied,
+            "active": self.active,
+            "failure": dict(self.failure),
+            "adam": self._adam.state_dict(),
+        }
+
+    def load_state_dict(self, state: Mapping[str, Any]) -> None:
+        """Continue from a saved state of an optimiser made with the same arguments."""
+        self.step_count = state["step_count"]
+        self.variables = Variables(**state["variables"])
+        self.best = Variables(**state["best"])
+        self.best_loss = state["best_loss"]
+        self.best_satisfied = state["best_satisfied"]
+        self.active = state["active"]
+        self.failure = dict(state["failure"])
+        self._adam = self._new_adam()
+        self._adam.load_state_dict(state["adam"])
+        self._graphs.clear()
+
+

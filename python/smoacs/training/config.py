@@ -1,0 +1,184 @@
+"""The training configuration: everything that decides the result, in one YAML file."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated, Literal
+
+import yaml
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+
+from smoacs.predictors.base import GraphSpec
+
+Positive = Annotated[float, Field(gt=0)]
+Count = Annotated[int, Field(ge=1)]
+
+
+class _Section(BaseModel):
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+
+class RandomSplit(_Section):
+    """Shares of the crystals held out at random, for data without a ``split`` of their own."""
+
+    val: Annotated[float, Field(gt=0, lt=1)] = 0.05
+    test: Annotated[float, Field(ge=0, lt=1)] = 0.05
+
+    @model_validator(mode="after")
+    def _leave_some(self) -> RandomSplit:
+        if self.val + self.test >= 1:
+            raise ValueError("val and test together must leave crystals to train on")
+        return self
+
+
+class DataConfig(_Section):
+    """Where the crystals are.
+
+    ``structures`` is a JSON-lines file (labels inside), or a folder of CIF/POSCAR files with
+    ``table`` naming a CSV that has a column ``file`` and one column per target. A column or key
+    ``split`` (train, val, test) is used as given unless ``random_split`` is set.
+    """
+
+    structures: Path
+    table: Path | None = None
+    max_sites: Count | None = None
+    random_split: RandomSplit | None = None
+
+
+class TargetConfig(_Section):
+    """One quantity to learn; crystals without it are skipped for this quantity only.
+
+    ``minimum`` is a physical lower bound, such as 0 for a band gap: predictions below count as the
+    bound, so a label at the bound is only missed from above.
+    """
+
+    name: Annotated[str, Field(pattern=r"^[A-Za-z_][A-Za-z0-9_]*$")]
+    unit: str
+    minimum: float | None = None
+
+
+class GraphConfig(_Section):
+    """Bonds of the model; see :class:`smoacs.predictors.base.GraphSpec`."""
+
+    rule: Literal["radius", "knn", "knn_shell"] = "knn_shell"
+    cutoff: Positive = 6.0
+    k: Count | None = 12
+    tie_tolerance: Annotated[float, Field(ge=0)] = 0.01
+    three_body_cutoff: Positive = 3.2
+
+    def spec(self) -> GraphSpec:
+        return GraphSpec(
+            cutoff=self.cutoff,
+            k=self.k,
+            rule=self.rule,
+            tie_tolerance=self.tie_tolerance,
+            line_graph=True,
+            three_body_cutoff=self.three_body_cutoff,
+        )
+
+
+class ModelConfig(_Section):
+    """Size of the ALIGNN network."""
+
+    hidden_features: Count = 64
+    alignn_layers: Count = 2
+    gcn_layers: Count = 2
+
+
+class OptimizerConfig(_Section):
+    """AdamW under a one-cycle schedule that peaks at ``learning_rate``."""
+
+    learning_rate: Positive = 3e-3
+    weight_decay: Annotated[float, Field(ge=0)] = 1e-2
+    warmup: Annotated[float, Field(gt=0, lt=1)] = 0.3
+    gradient_clip: Positive = 10.0
+
+
+class StrainConfig(_Section):
+    """Isotropically strained copies of training crystals whose bulk modulus (GPa) is labelled.
+
+    Their energy per atom follows from the third-order Birch-Murnaghan equation; other targets are
+    masked. So the model learns that energy rises away from equilibrium.
+    """
+
+    energy: str = "formation_energy"
+    bulk_modulus: str = "bulk_modulus"
+    max_strain: Annotated[float, Field(gt=0, le=0.15)] = 0.1
+
+
+class TrainingConfig(_Section):
+    """A whole training run."""
+
+    name: Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]*$")]
+    output: Path
+    data: DataConfig
+    targets: Annotated[tuple[TargetConfig, ...], Field(min_length=1)]
+    graph: GraphConfig = GraphConfig()
+    model: ModelConfig = ModelConfig()
+    optimizer: OptimizerConfig = OptimizerConfig()
+    strained_copies: StrainConfig | None = None
+    epochs: Count = 20
+    batch_size: Count = 64
+    ema_decay: Annotated[float, Field(ge=0, lt=1)] = 0.999
+    patience: Count | None = None
+    seed: Annotated[int, Field(ge=0)] = 0
+    licence: str = "not stated"
+    origin: str = "not stated"
+
+    @model_validator(mode="after")
+    def _consistent(self) -> TrainingConfig:
+        names = [target.name for target in self.targets]
+        if len(set(names)) != len(names):
+            raise ValueError(f"targets are named twice: {', '.join(names)}")
+        if self.strained_copies and self.strained_copies.energy not in names:
+            raise ValueError(
+                f"strained_copies.energy is {self.strained_copies.energy!r}, "
+                f"which is not among the targets {', '.join(names)}"
+            )
+        if self.graph.rule != "radius" and self.graph.k is None:
+            raise ValueError(f"graph.k must be set for the rule {self.graph.rule}")
+        return self
+
+
+def load_config(path: str | Path) -> TrainingConfig:
+    """Read a training configuration; relative paths inside it are relative to the file.
+
+    Raises
+    ------
+    ValueError
+        If the file does not exist, is not YAML, or has an unknown, missing or bad entry; the
+        message is one line that names the entries.
+    """
+    path = Path(path)
+    if not path.is_file():
+        raise ValueError(f"there is no training configuration {path}")
+    try:
+        raw = yaml.safe_load(path.read_text(encoding="utf-8"))
+    except yaml.YAMLError as error:
+        raise ValueError(f"{path} is not valid YAML: {' '.join(str(error).split())}") from error
+    if not isinstance(raw, dict):
+        raise ValueError(f"{path} must hold a mapping with the keys name, output, data, targets")
+    try:
+        config = TrainingConfig.model_validate(raw)
+    except ValidationError as error:
+        raise ValueError(f"{path}: {_one_line(error)}") from error
+    return _resolved(config, path.resolve().parent)
+
+
+def _resolved(config: TrainingConfig, folder: Path) -> TrainingConfig:
+    data = config.data.model_copy(
+        update={
+            "structures": folder / config.data.structures,
+            "table": folder / config.data.table if config.data.table else None,
+        }
+    )
+    return config.model_copy(update={"data": data, "output": folder / config.output})
+
+
+def _one_line(error: ValidationError) -> str:
+    problems = []
+    for item in error.errors():
+        place = ".".join(str(part) for part in item["loc"])
+        message = item["msg"].removeprefix("Value error, ")
+        problems.append(f"{place}: {message}" if place else message)
+    return "; ".join(problems)

@@ -1,0 +1,296 @@
+"""Labelled crystals: reading them, splitting them, and adding strained copies."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+
+from smoacs.crystals import N_ELEMENTS, CrystalBatch, ragged_rows
+from smoacs.structures_io import (
+    cell_matrix,
+    is_json_lines,
+    is_structure_file,
+    read_records,
+    read_structures,
+)
+from smoacs.training.config import DataConfig, RandomSplit, StrainConfig, TrainingConfig
+
+SPLITS = ("train", "val", "test")
+EV_PER_CUBIC_ANGSTROM_IN_GPA = 160.21766208
+MODULUS_RANGE_GPA = (1.0, 600.0)
+"""Bulk moduli outside are failed calculations (diamond has 434 GPa)."""
+
+
+@dataclass(frozen=True)
+class LabelledCrystals:
+    """C crystals with S sites and their labels; NaN marks a missing label.
+
+    Attributes
+    ----------
+    ids : tuple of str, length C
+    lattice : array (C, 3, 3), float64, Å
+    frac_coords : array (S, 3), float64
+    atomic_numbers : array (S,), int64
+    ptr : array (C + 1,), int64
+    targets : array (C, P), float64
+    bulk_modulus : array (C,), float64, GPa
+        Only read when strained copies are asked for, otherwise NaN.
+    split : array (C,), str
+        ``train``, ``val`` or ``test``.
+    """
+
+    ids: tuple[str, ...]
+    lattice: NDArray[np.float64]
+    frac_coords: NDArray[np.float64]
+    atomic_numbers: NDArray[np.int64]
+    ptr: NDArray[np.int64]
+    targets: NDArray[np.float64]
+    bulk_modulus: NDArray[np.float64]
+    split: NDArray[np.str_]
+
+    def __len__(self) -> int:
+        return len(self.ids)
+
+    @property
+    def n_sites(self) -> NDArray[np.int64]:
+        """Sites of each crystal, (C,)."""
+        return np.diff(self.ptr)
+
+    def select(self, indices: NDArray[np.int64]) -> LabelledCrystals:
+        """The crystals at ``indices`` (n,), in that order."""
+        rows, ptr = ragged_rows(torch.from_numpy(self.ptr), torch.from_numpy(indices))
+        return LabelledCrystals(
+            ids=tuple(self.ids[i] for i in indices),
+            lattice=self.lattice[indices],
+            frac_coords=self.frac_coords[rows.numpy()],
+            atomic_numbers=self.atomic_numbers[rows.numpy()],
+            ptr=ptr.numpy(),
+            targets=self.targets[indices],
+            bulk_modulus=self.bulk_modulus[indices],
+            split=self.split[indices],
+        )
+
+    def batch(self) -> CrystalBatch:
+        """The crystals as a float64 batch, without labels."""
+        composition = torch.zeros(len(self.atomic_numbers), N_ELEMENTS, dtype=torch.float64)
+        composition[torch.arange(len(composition)), torch.from_numpy(self.atomic_numbers) - 1] = 1.0
+        return CrystalBatch(
+            torch.from_numpy(self.lattice),
+            torch.from_numpy(self.frac_coords),
+            composition,
+            torch.from_numpy(self.ptr),
+        )
+
+
+def load_crystals(config: TrainingConfig) -> LabelledCrystals:
+    """Read the crystals that a configuration asks for, with at least one label each.
+
+    Raises
+    ------
+    ValueError
+        If the data cannot be read, a target occurs nowhere, or the split is unusable.
+    """
+    names = [target.name for target in config.targets]
+    modulus = config.strained_copies.bulk_modulus if config.strained_copies else None
+    crystals = _assemble(list(_rows(config.data)), names, modulus, config.data)
+    kept = ~np.isnan(crystals.targets).all(axis=1)
+    if config.data.max_sites is not None:
+        # The test set stays whole, so that large cells are reported on too.
+        kept &= (crystals.n_sites <= config.data.max_sites) | (crystals.split == "test")
+    crystals = crystals.select(np.flatnonzero(kept))
+    if config.data.random_split is not None:
+        split = random_split(len(crystals), config.data.random_split, config.seed)
+        crystals = replace(crystals, split=split)
+    _check(crystals, names, config.data)
+    return crystals
+
+
+def random_split(count: int, shares: RandomSplit, seed: int) -> NDArray[np.str_]:
+    """Split names for ``count`` crystals, (count,), the same for the same seed."""
+    order = np.random.default_rng(seed).permutation(count)
+    n_val, n_test = (max(1, round(share * count)) if share else 0 for share in (shares.val, shares.test))
+    split = np.full(count, "train")
+    split = split.astype("<U5")
+    split[order[:n_val]] = "val"
+    split[order[n_val : n_val + n_test]] = "test"
+    return split
+
+
+def strained_copies(
+    crystals: LabelledCrystals, strain: StrainConfig, energy_column: int, seed: int
+) -> LabelledCrystals:
+    """One isotropically strained copy of each training crystal with energy and bulk modulus.
+
+    The linear strain is uniform in ``[-max_strain, max_strain]``; the energy is that of
+    :func:`birch_murnaghan` and all other targets are missing.
+    """
+    low, high = MODULUS_RANGE_GPA
+    usable = (
+        (crystals.split == "train")
+        & ~np.isnan(crystals.targets[:, energy_column])
+        & (crystals.bulk_modulus > low)
+        & (crystals.bulk_modulus < high)
+    )
+    chosen = crystals.select(np.flatnonzero(usable))
+    rng = np.random.default_rng(seed)
+    factor = 1.0 + rng.uniform(-strain.max_strain, strain.max_strain, size=len(chosen))
+    volume = np.abs(np.linalg.det(chosen.lattice)) / chosen.n_sites
+    targets = np.full_like(chosen.targets, np.nan)
+    targets[:, energy_column] = chosen.targets[:, energy_column] + birch_murnaghan(
+        factor, volume, chosen.bulk_modulus
+    )
+    return replace(
+        chosen,
+        ids=tuple(f"{name}*{value:.3f}" for name, value in zip(chosen.ids, factor, strict=True)),
+        lattice=chosen.lattice * factor[:, None, None],
+        targets=targets,
+    )
+
+
+def birch_murnaghan(
+    factor: NDArray[np.float64],
+    volume: NDArray[np.float64],
+    bulk_modulus: NDArray[np.float64],
+) -> NDArray[np.float64]:
+    """Energy above the minimum after scaling all lengths, at a pressure derivative of 4.
+
+    With the Eulerian strain f = (factor^-2 - 1) / 2 the third-order Birch-Murnaghan energy
+    (Birch, Phys. Rev. 71, 809 (1947)) is 9/2 V0 B0 f^2 when B0' = 4.
+
+    Parameters
+    ----------
+    factor : array (C,)
+        Ratio of lengths to those at equilibrium.
+    volume : array (C,)
+        Equilibrium volume per atom, Å^3.
+    bulk_modulus : array (C,)
+        GPa.
+
+    Returns
+    -------
+    array (C,)
+        eV per atom.
+    """
+    eulerian = (factor**-2 - 1.0) / 2.0
+    return 4.5 * volume * bulk_modulus / EV_PER_CUBIC_ANGSTROM_IN_GPA * eulerian**2
+
+
+def concatenate(parts: Sequence[LabelledCrystals]) -> LabelledCrystals:
+    """All crystals of the parts, in order."""
+    counts = np.concatenate([part.n_sites for part in parts])
+    return LabelledCrystals(
+        ids=tuple(name for part in parts for name in part.ids),
+        lattice=np.concatenate([part.lattice for part in parts]),
+        frac_coords=np.concatenate([part.frac_coords for part in parts]),
+        atomic_numbers=np.concatenate([part.atomic_numbers for part in parts]),
+        ptr=np.concatenate([[0], counts.cumsum()]),
+        targets=np.concatenate([part.targets for part in parts]),
+        bulk_modulus=np.concatenate([part.bulk_modulus for part in parts]),
+        split=np.concatenate([part.split for part in parts]),
+    )
+
+
+def _rows(data: DataConfig) -> Iterator[dict[str, Any]]:
+    if data.table is not None:
+        return _table_rows(data.structures, data.table)
+    if not is_json_lines(data.structures):
+        raise ValueError(
+            f"data.structures is {data.structures}; it must be a .jsonl or .jsonl.xz file, or a "
+            "folder together with data.table"
+        )
+    return read_records(data.structures)
+
+
+def _table_rows(folder: Path, table: Path) -> Iterator[dict[str, Any]]:
+    """Rows like those of a JSON-lines file, from a folder of structures and a CSV."""
+    import pandas as pd
+
+    if not folder.is_dir():
+        raise ValueError(f"data.structures is {folder}, which is not a folder")
+    if not table.is_file():
+        raise ValueError(f"there is no table {table}")
+    frame = pd.read_csv(table, dtype={"file": str, "id": str, "split": str})
+    if "file" not in frame:
+        raise ValueError(f"{table} has no column 'file'; it has {', '.join(frame.columns)}")
+    for row in frame.to_dict(orient="records"):
+        path = folder / row["file"]
+        if not is_structure_file(path):
+            raise ValueError(f"{table} names {row['file']}, which is neither CIF nor POSCAR")
+        structure = read_structures(path)[0].structure
+        labels = {key: value for key, value in row.items() if value == value}
+        yield {
+            "id": row["file"],
+            **labels,
+            "lattice_matrix": structure.lattice.matrix,
+            "frac_coords": structure.frac_coords,
+            "species": [site.specie.symbol for site in structure],
+        }
+
+
+def _assemble(
+    rows: list[dict[str, Any]], names: list[str], modulus: str | None, data: DataConfig
+) -> LabelledCrystals:
+    if not rows:
+        raise ValueError(f"{data.structures} holds no crystal")
+    atomic_number = _atomic_numbers()
+    counts, numbers = [], []
+    for index, row in enumerate(rows):
+        try:
+            numbers.extend(atomic_number[symbol] for symbol in row["species"])
+        except KeyError as error:
+            raise ValueError(
+                f"crystal {row.get('id', index)} holds {error.args[0]!r}, which is not an element "
+                f"with Z <= {N_ELEMENTS}"
+            ) from error
+        counts.append(len(row["species"]))
+    splits = np.array([row.get("split", "train") for row in rows])
+    unknown = sorted(set(splits.tolist()) - set(SPLITS))
+    if unknown:
+        raise ValueError(f"split holds {unknown[0]!r}; it must be one of {', '.join(SPLITS)}")
+    return LabelledCrystals(
+        ids=tuple(str(row.get("id", index)) for index, row in enumerate(rows)),
+        lattice=np.stack([cell_matrix(row) for row in rows]),
+        frac_coords=np.concatenate(
+            [np.asarray(row["frac_coords"], dtype=np.float64) for row in rows]
+        ),
+        atomic_numbers=np.array(numbers, dtype=np.int64),
+        ptr=np.concatenate([[0], np.cumsum(counts)]),
+        targets=np.array([[_label(row, name) for name in names] for row in rows]),
+        bulk_modulus=np.array([_label(row, modulus) if modulus else np.nan for row in rows]),
+        split=splits,
+    )
+
+
+def _label(row: dict[str, Any], name: str) -> float:
+    value = row.get(name)
+    if value is None:
+        return np.nan
+    try:
+        return float(value)
+    except (TypeError, ValueError) as error:
+        raise ValueError(
+            f"crystal {row.get('id')} has {name} = {value!r}, which is not a number"
+        ) from error
+
+
+def _atomic_numbers() -> dict[str, int]:
+    from pymatgen.core import Element
+
+    return {Element.from_Z(z).symbol: z for z in range(1, N_ELEMENTS + 1)}
+
+
+def _check(crystals: LabelledCrystals, names: list[str], data: DataConfig) -> None:
+    for split in ("train", "val"):
+        labels = crystals.targets[crystals.split == split]
+        for name, missing in zip(names, np.isnan(labels).all(axis=0), strict=True):
+            if missing:
+                raise ValueError(
+                    f"no {split} crystal of {data.structures} has a label {name}; "
+                    "check the target's name and the split, or set data.random_split"
+                )
