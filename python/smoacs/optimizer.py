@@ -169,8 +169,8 @@ class Optimizer:
         self.best_satisfied = torch.full((len(space),), -1, device=space.device)
         self.active = torch.ones(len(space), dtype=torch.bool, device=space.device)
         self.failure: dict[int, str] = {}
-        self._graphs: dict[int, dict[GraphSpec, Graph]] = {}
         self._adam = self._new_adam()
+        self._renew_graphs()
 
     @property
     def _identity(self) -> Tensor:
@@ -202,7 +202,7 @@ class Optimizer:
         progress = (self.step_count - start) / (end - start)
         temperature = self.preset.temperature.at(progress)
         if self.step_count in self.preset.rebuild_steps(self.steps):
-            self._graphs.clear()
+            self._renew_graphs()
 
         evaluation = self._evaluate(temperature, backward=True)
         if temperature is None:
@@ -213,11 +213,11 @@ class Optimizer:
         mutation = self.preset.mutation
         if mutation and self.step_count in mutation.steps(self.steps):
             self._mutate(evaluation)
-        if self.step_count == self.steps:
+        if self.step_count == end:
+            self._renew_graphs()
             self._keep_best(self._evaluate(None, backward=False))
-        elif self.step_count == end:
-            self._keep_best(self._evaluate(None, backward=False))
-            self._start_again(ends.index(end) + 1)
+            if end < self.steps:
+                self._start_again(ends.index(end) + 1)
         return StepReport(
             self.step_count,
             temperature,
@@ -231,7 +231,7 @@ class Optimizer:
         loss = self._filled(float("nan"))
         values = loss[:, None].repeat(1, len(self.objectives))
         self._mark_collapsed()
-        self._adam.zero_grad(set_to_none=False)
+        self._adam.zero_grad()
         for number, members in enumerate(self._batches()):
             with torch.set_grad_enabled(backward):
                 batch_loss, batch_values = self._evaluate_batch(number, members, temperature)
@@ -256,11 +256,25 @@ class Optimizer:
         else:
             crystals, weights = soft_crystals(variables, space, temperature, self.preset.masking)
         if number not in self._graphs:
-            self._graphs[number] = build_graphs(self.predictors, crystals)
+            built_at, _ = discrete_crystals(
+                self._graph_variables.select(members, self.space.ptr), space
+            )
+            self._graphs[number] = build_graphs(self.predictors, built_at)
         properties = predict_all(self.predictors, crystals, self._graphs[number])
         design = Design(crystals, weights, space, properties)
         loss = torch.stack([o.loss(design) for o in self.objectives]).sum(0)
         return loss, torch.stack([o.value(design) for o in self.objectives], dim=1)
+
+    def _renew_graphs(self) -> None:
+        """From now on, graphs are those of the present geometry.
+
+        They are built when a batch first needs them, and again when candidates leave the batches:
+        the geometry is kept, so that a candidate's graph does not depend on the others.
+        """
+        self._graph_variables = Variables(
+            **{name: value.detach().clone() for name, value in self.variables.items()}
+        )
+        self._graphs: dict[int, dict[GraphSpec, Graph]] = {}
 
     def _batches(self) -> list[Tensor]:
         """Active candidates in groups of at most ``sites_per_batch`` sites, at least one each."""
@@ -276,7 +290,7 @@ class Optimizer:
         sites = self.active[self.space.candidate_of_site]
         for name, value in self.variables.items():
             if value.grad is None:
-                continue
+                continue  # Adam leaves these alone too: discrete compositions stay
             rows = sites if name in Variables.PER_SITE else self.active
             broken = ~torch.isfinite(value.grad)
             value.grad[broken | ~rows.reshape(-1, *[1] * (value.dim() - 1))] = 0.0
@@ -319,7 +333,7 @@ class Optimizer:
             mutated = mutation.apply(self.variables, self.space, parents, seed, step)
             self._write(project(mutated, self.space))
         self.active |= parents != self._identity
-        self._graphs.clear()
+        self._renew_graphs()
 
     def _start_again(self, round_: int) -> None:
         """Unsuccessful candidates begin a new round elsewhere; successful ones rest."""
@@ -328,7 +342,7 @@ class Optimizer:
         with torch.no_grad():
             self.variables = self.variables.where(self.active, fresh, self.space.ptr)
         self._adam = self._new_adam()
-        self._graphs.clear()
+        self._renew_graphs()
 
     def _mark_collapsed(self) -> None:
         with torch.no_grad():
@@ -356,6 +370,7 @@ class Optimizer:
         return {
             "step_count": self.step_count,
             "variables": {n: v.detach() for n, v in self.variables.items()},
+            "graph_variables": dict(self._graph_variables.items()),
             "best": {n: v.detach() for n, v in self.best.items()},
             "best_loss": self.best_loss,
             "best_satisfied": self.best_satisfied,
@@ -375,6 +390,7 @@ class Optimizer:
         self.failure = dict(state["failure"])
         self._adam = self._new_adam()
         self._adam.load_state_dict(state["adam"])
-        self._graphs.clear()
+        self._graph_variables = Variables(**state["graph_variables"])
+        self._graphs = {}
 
 
