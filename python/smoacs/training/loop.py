@@ -1,0 +1,269 @@
+"""The training loop: epochs, evaluation, checkpoints, early stopping."""
+
+from __future__ import annotations
+
+import copy
+import os
+import time
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from smoacs.predictors.alignn import ALIGNN, ALIGNNConfig
+from smoacs.training.config import TrainingConfig
+from smoacs.training.graphs import GraphBatch, PackedGraphs
+from smoacs.training.scaling import TargetScale, mean_absolute_errors
+
+CHECKPOINT = "checkpoint.pt"
+EVALUATION_BATCH = 256
+
+
+@dataclass(frozen=True)
+class EpochReport:
+    """What one epoch gave; errors are those of the averaged weights, in the targets' units."""
+
+    epoch: int
+    train_loss: float
+    val_errors: dict[str, float]
+    best: bool
+    seconds: float
+
+
+class Trainer:
+    """State of a run between epochs: network, averaged weights, optimiser, best weights so far.
+
+    Epoch ``n`` depends only on the seed, ``n`` and the state after epoch ``n - 1``, so a run
+    resumed from a checkpoint gives the weights of an uninterrupted one, bit for bit.
+
+    Parameters
+    ----------
+    config : TrainingConfig
+    graphs : dict of PackedGraphs
+        Under ``train`` and ``val``.
+    atom_features : Tensor (98, D), float32
+        Features of the elements.
+    """
+
+    def __init__(
+        self, config: TrainingConfig, graphs: dict[str, PackedGraphs], atom_features: Tensor
+    ) -> None:
+        self.config = config
+        self.graphs = graphs
+        self.atom_features = atom_features
+        self.scale = TargetScale.of(
+            torch.from_numpy(graphs["train"].targets), config.targets
+        )
+        self.model = new_model(config, atom_features.shape[1])
+        self.averaged = copy.deepcopy(self.model).requires_grad_(False)
+        self.best = copy.deepcopy(self.averaged)
+        self.best_score = float("inf")
+        self.best_epoch = 0
+        self.history: list[dict[str, Any]] = []
+        self.optimizer = torch.optim.AdamW(
+            self.model.parameters(),
+            lr=config.optimizer.learning_rate,
+            weight_decay=config.optimizer.weight_decay,
+        )
+        self.schedule = torch.optim.lr_scheduler.OneCycleLR(
+            self.optimizer,
+            max_lr=config.optimizer.learning_rate,
+            total_steps=config.epochs * self.steps_per_epoch,
+            pct_start=config.optimizer.warmup,
+        )
+
+    @property
+    def steps_per_epoch(self) -> int:
+        return -(-len(self.graphs["train"]) // self.config.batch_size)
+
+    @property
+    def epoch(self) -> int:
+        """Number of finished epochs."""
+        return len(self.history)
+
+    @property
+    def finished(self) -> bool:
+        """Whether all epochs are done, or ``patience`` epochs brought nothing better."""
+        patience = self.config.patience
+        stalled = patience is not None and self.epoch - self.best_epoch >= patience
+        return stalled or self.epoch >= self.config.epochs
+
+    def run_epoch(self, on_step: Callable[[], None]) -> EpochReport:
+        """Train one epoch and evaluate the averaged weights on the validation crystals."""
+        started = time.perf_counter()
+        loss = self._train_epoch(on_step)
+        errors = mean_absolute_errors(
+            self.predict(self.averaged, self.graphs["val"]),
+            torch.from_numpy(self.graphs["val"].targets),
+        )
+        score = float((errors / self.scale.std).nanmean())
+        if score < self.best_score:
+            self.best_score, self.best_epoch = score, self.epoch + 1
+            self.best.load_state_dict(self.averaged.state_dict())
+        report = EpochReport(
+            epoch=self.epoch + 1,
+            train_loss=loss,
+            val_errors={
+                target.name: float(error)
+                for target, error in zip(self.config.targets, errors, strict=True)
+            },
+            best=self.best_epoch == self.epoch + 1,
+            seconds=time.perf_counter() - started,
+        )
+        self.history.append(
+            {
+                "epoch": report.epoch,
+                "train_loss": loss,
+                **{f"val_{name}": error for name, error in report.val_errors.items()},
+                "seconds": round(report.seconds, 1),
+            }
+        )
+        return report
+
+    def _train_epoch(self, on_step: Callable[[], None]) -> float:
+        self.model.train()
+        losses = []
+        for batch in self._shuffled_batches():
+            loss = self.scale.loss(apply(self.model, batch, self.atom_features), batch.targets)
+            if not torch.isfinite(loss):
+                raise ValueError(
+                    f"the training loss became {loss.item()} in epoch {self.epoch + 1}; "
+                    "lower optimizer.learning_rate or check the labels"
+                )
+            self.optimizer.zero_grad()
+            loss.backward()
+            torch.nn.utils.clip_grad_norm_(
+                self.model.parameters(), self.config.optimizer.gradient_clip
+            )
+            self.optimizer.step()
+            self.schedule.step()
+            self._average()
+            losses.append(loss.item())
+            on_step()
+        return float(np.mean(losses))
+
+    def _shuffled_batches(self) -> Iterator[GraphBatch]:
+        graphs = self.graphs["train"]
+        order = np.random.default_rng([self.config.seed, self.epoch]).permutation(len(graphs))
+        for start in range(0, len(order), self.config.batch_size):
+            yield graphs.batch(order[start : start + self.config.batch_size])
+
+    def _average(self) -> None:
+        """Exponential average of the weights, with a short memory over the first steps."""
+        steps = self.schedule.last_epoch
+        decay = min(self.config.ema_decay, (1 + steps) / (10 + steps))
+        with torch.no_grad():
+            torch._foreach_lerp_(
+                list(self.averaged.parameters()), list(self.model.parameters()), 1 - decay
+            )
+
+    def predict(self, model: ALIGNN, graphs: PackedGraphs) -> Tensor:
+        """Predictions (C, P) in the targets' units."""
+        model.eval()
+        with torch.no_grad():
+            outputs = [
+                apply(model, graphs.batch(chunk), self.atom_features)
+                for chunk in _chunks(len(graphs), EVALUATION_BATCH)
+            ]
+        return self.scale.to_units(torch.cat(outputs))
+
+    def export(self) -> ALIGNN:
+        """The best averaged network, with outputs in the targets' units."""
+        model = copy.deepcopy(self.best)
+        with torch.no_grad():
+            model.fc.weight.mul_(self.scale.std[:, None])
+            model.fc.bias.mul_(self.scale.std).add_(self.scale.mean)
+        return model.eval()
+
+    def save(self, folder: Path) -> None:
+        """Write the checkpoint, replacing the previous one in one step."""
+        partial = folder / f"{CHECKPOINT}.partial"
+        torch.save(
+            {
+                "config": result_config(self.config),
+                "model": self.model.state_dict(),
+                "averaged": self.averaged.state_dict(),
+                "best": self.best.state_dict(),
+                "best_score": self.best_score,
+                "best_epoch": self.best_epoch,
+                "history": self.history,
+                "optimizer": self.optimizer.state_dict(),
+                "schedule": self.schedule.state_dict(),
+            },
+            partial,
+        )
+        os.replace(partial, folder / CHECKPOINT)
+
+    def restore(self, folder: Path) -> None:
+        """Continue from the checkpoint in a folder.
+
+        Raises
+        ------
+        ValueError
+            If the checkpoint belongs to another configuration.
+        """
+        path = folder / CHECKPOINT
+        state = torch.load(path, weights_only=True)
+        wanted = result_config(self.config)
+        changed = sorted(key for key in wanted if wanted[key] != state["config"].get(key))
+        if changed:
+            raise ValueError(
+                f"{path} was made with other values of {', '.join(changed)}; choose another "
+                "output or delete the checkpoint"
+            )
+        self.model.load_state_dict(state["model"])
+        self.averaged.load_state_dict(state["averaged"])
+        self.best.load_state_dict(state["best"])
+        self.best_score, self.best_epoch = state["best_score"], state["best_epoch"]
+        self.history = state["history"]
+        self.optimizer.load_state_dict(state["optimizer"])
+        self.schedule.load_state_dict(state["schedule"])
+
+
+def new_model(config: TrainingConfig, atom_features: int) -> ALIGNN:
+    """Network with weights drawn from the seed, without touching torch's global state."""
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(config.seed)
+        return ALIGNN(model_config(config, atom_features))
+
+
+def model_config(config: TrainingConfig, atom_features: int) -> ALIGNNConfig:
+    """Shape of the network that a training configuration asks for."""
+    return ALIGNNConfig(
+        alignn_layers=config.model.alignn_layers,
+        gcn_layers=config.model.gcn_layers,
+        atom_input_features=atom_features,
+        hidden_features=config.model.hidden_features,
+        output_features=len(config.targets),
+        norm="layer",
+    )
+
+
+def apply(model: ALIGNN, batch: GraphBatch, atom_features: Tensor) -> Tensor:
+    """Network outputs (C, P) for a mini-batch."""
+    return model(
+        atom_features[batch.atomic_numbers - 1],
+        batch.vectors,
+        SimpleNamespace(src=batch.src, dst=batch.dst),
+        SimpleNamespace(src=batch.line_src, dst=batch.line_dst),
+        batch.site_ptr,
+    )
+
+
+def result_config(config: TrainingConfig) -> dict[str, Any]:
+    """The entries of a configuration that decide the weights, as plain data."""
+    return config.model_dump(mode="json", exclude={"output", "data", "licence", "origin"}) | {
+        "max_sites": config.data.max_sites,
+        "random_split": config.data.model_dump(mode="json")["random_split"],
+    }
+
+
+def _chunks(count: int, size: int) -> Iterator[NDArray[np.int64]]:
+    for start in range(0, count, size):
+        yield np.arange(start, min(start + size, count))
