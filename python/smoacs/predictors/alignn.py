@@ -13,8 +13,9 @@ from typing import Literal, Protocol
 
 import numpy as np
 import torch
-import torch.nn.functional as F
+
 from torch import Tensor, nn
+from torch.nn import functional
 
 from smoacs.predictors.layers import Linear, crystal_index, sigmoid, silu, sum_at
 
@@ -125,7 +126,7 @@ class MLPLayer(nn.Module):
 
 def _activate(x: Tensor, training: bool) -> Tensor:
     # Training asks for speed, not for bitwise independence of the batch.
-    return F.silu(x) if training else silu(x)
+    return functional.silu(x) if training else silu(x)
 
 
 class EdgeGatedGraphConv(nn.Module):
