@@ -4,12 +4,16 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING
 
 import numpy as np
 from numpy.typing import NDArray
 
 from smoacs.chemistry import OxidationTable, symbol
 from smoacs.crystals import N_ELEMENTS
+
+if TYPE_CHECKING:
+    from pymatgen.core import Structure
 
 
 @dataclass(frozen=True)
@@ -145,13 +149,12 @@ def masks(
     return allowed.transpose(1, 0, 2)
 
 
-def lattice_point_group(lengths: NDArray[np.float64], angles: NDArray[np.float64]) -> NDArray[np.int64]:
-    """Point group of a bare lattice in the basis of its cell, (G, 3, 3) int (spglib)."""
+def point_group(structure: Structure) -> NDArray[np.int64]:
+    """Rotations of a crystal's space group in the basis of its cell, (G, 3, 3) int (spglib)."""
     import spglib
-    from pymatgen.core import Lattice
 
-    lattice = Lattice.from_parameters(*lengths, *angles).matrix
-    symmetry = spglib.get_symmetry((lattice, np.zeros((1, 3)), [1]), symprec=1e-3)
-    if symmetry is None:  # spglib gives up on degenerate cells
+    cell = (structure.lattice.matrix, structure.frac_coords, structure.atomic_numbers)
+    symmetry = spglib.get_symmetry(cell, symprec=0.01)
+    if symmetry is None:  # spglib gives up on atoms that nearly coincide
         return np.eye(3, dtype=np.int64)[None]
     return np.unique(symmetry["rotations"].astype(np.int64), axis=0)

@@ -1,0 +1,74 @@
+"""Ionic radii.
+
+Shannon's crystal radii as pymatgen tabulates them by element and oxidation number
+(``Element.ionic_radii``), mostly for sixfold coordination and high spin. Crystal radii are
+0.14 Å larger for cations and smaller for anions than Shannon's effective ionic radii, so sums of
+a cation's and an anion's radius, and with them tolerance factors, are the same on both scales.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from functools import cache
+
+import numpy as np
+from numpy.typing import NDArray
+
+from smoacs.chemistry.elements import symbol, symbols
+
+
+@cache
+def ionic_radius(z: int, state: int) -> float | None:
+    """Ionic radius in Å of an element at an oxidation number; None where there is none.
+
+    Raises
+    ------
+    ValueError
+        If z is not in 1..98.
+    """
+    from pymatgen.core.periodic_table import Element
+
+    radius = Element(symbol(z)).ionic_radii.get(state)
+    return None if radius is None else float(radius)
+
+
+def radius_table(states: Sequence[int]) -> NDArray[np.float64]:
+    """Ionic radii of all elements at some oxidation numbers.
+
+    Parameters
+    ----------
+    states : sequence of int, length n
+        Oxidation numbers.
+
+    Returns
+    -------
+    ndarray (n, 98), float64
+        Radii in Å, nan where there is none; column z - 1 is atomic number z.
+    """
+    rows = [[ionic_radius(z, state) for z in range(1, len(symbols) + 1)] for state in states]
+    return np.array(rows, dtype=np.float64).reshape(len(states), len(symbols))
+
+
+@cache
+def site_radius(z: int, state: int) -> float:
+    """Radius in Å for any element at any oxidation number, for starting geometries.
+
+    The ionic radius where there is one, else that at the nearest tabulated oxidation number, else
+    the atomic radius.
+
+    Raises
+    ------
+    ValueError
+        If z is not in 1..98.
+    """
+    from pymatgen.core.periodic_table import Element
+
+    exact = ionic_radius(z, state)
+    if exact is not None:
+        return exact
+    element = Element(symbol(z))
+    nearby = sorted(element.ionic_radii, key=lambda other: (abs(other - state), other))
+    if nearby:
+        return float(element.ionic_radii[nearby[0]])
+    radius = element.atomic_radius or element.atomic_radius_calculated or element.van_der_waals_radius
+    return float(radius or 1.5)
