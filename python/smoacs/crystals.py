@@ -70,7 +70,9 @@ class CrystalBatch:
         """Cell volumes in Å^3, (C,), always positive."""
         return torch.linalg.det(self.lattice).abs()
 
-    def to(self, device: torch.device | str | None = None, dtype: torch.dtype | None = None) -> Self:
+    def to(
+        self, device: torch.device | str | None = None, dtype: torch.dtype | None = None
+    ) -> Self:
         """Copy to a device and floating-point type; the offsets stay int64."""
         return replace(
             self,

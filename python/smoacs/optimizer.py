@@ -13,6 +13,7 @@ from smoacs.crystals import CrystalBatch
 from smoacs.objectives import Design, Objective
 from smoacs.predictors.base import Graph, GraphSpec, Predictor
 from smoacs.schedules import Preset, cosine
+from smoacs.start import initial_variables
 from smoacs.templates import DesignSpace
 from smoacs.variables import Variables, discrete_crystals, project, soft_crystals
 
@@ -111,9 +112,7 @@ def predict_all(
     return properties
 
 
-def build_graphs(
-    predictors: Sequence[Predictor], crystals: CrystalBatch
-) -> dict[GraphSpec, Graph]:
+def build_graphs(predictors: Sequence[Predictor], crystals: CrystalBatch) -> dict[GraphSpec, Graph]:
     """One graph per distinct specification."""
     specs = {predictor.graph for predictor in predictors if predictor.graph}
     return {spec: Graph.build(crystals, spec) for spec in specs}
@@ -163,7 +162,7 @@ class Optimizer:
         self.seed = seed
         self.sites_per_batch = sites_per_batch
         self.step_count = 0
-        self.variables = preset.start(space, seed, self._identity, 0)
+        self.variables = self._fresh_variables(0)
         self.best = self.variables
         self.best_loss = self._filled(float("inf"))
         self.best_satisfied = torch.full((len(space),), -1, device=space.device)
@@ -176,8 +175,20 @@ class Optimizer:
     def _identity(self) -> Tensor:
         return torch.arange(len(self.space), device=self.space.device)
 
+    def _fresh_variables(self, round_: int) -> Variables:
+        return initial_variables(
+            self.space,
+            self.seed,
+            self._identity,
+            round_,
+            self.preset.lattice_start,
+            self.preset.logit_spread,
+        )
+
     def _filled(self, value: float) -> Tensor:
-        return torch.full((len(self.space),), value, dtype=self.space.dtype, device=self.space.device)
+        return torch.full(
+            (len(self.space),), value, dtype=self.space.dtype, device=self.space.device
+        )
 
     @property
     def success(self) -> Tensor:
@@ -338,7 +349,7 @@ class Optimizer:
     def _start_again(self, round_: int) -> None:
         """Unsuccessful candidates begin a new round elsewhere; successful ones rest."""
         self.active = ~self.success
-        fresh = self.preset.start(self.space, self.seed, self._identity, round_)
+        fresh = self._fresh_variables(round_)
         with torch.no_grad():
             self.variables = self.variables.where(self.active, fresh, self.space.ptr)
         self._adam = self._new_adam()
@@ -392,5 +403,3 @@ class Optimizer:
         self._adam.load_state_dict(state["adam"])
         self._graph_variables = Variables(**state["graph_variables"])
         self._graphs = {}
-
-

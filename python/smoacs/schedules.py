@@ -6,7 +6,7 @@ import math
 from dataclasses import dataclass
 
 from smoacs.mutation import Mutation
-from smoacs.start import Start, radii_start, random_start
+from smoacs.start import LatticeStart, radii_lengths, random_lengths
 
 
 @dataclass(frozen=True)
@@ -54,8 +54,10 @@ class Preset:
     Attributes
     ----------
     name : str
-    start : callable
-        Makes the variables of new candidates.
+    lattice_start : callable
+        Lattice lengths of new candidates.
+    logit_spread : float
+        Standard deviation of the logits of new candidates.
     rounds : int
         The steps are divided into rounds. At the end of each, candidates that meet all objectives
         are kept as they are and the others start again; schedules restart with them.
@@ -70,7 +72,8 @@ class Preset:
     """
 
     name: str
-    start: Start
+    lattice_start: LatticeStart
+    logit_spread: float
     rounds: int
     temperature: Temperature
     learning_rates: LearningRates
@@ -106,14 +109,16 @@ def cosine(progress: float) -> float:
 PRESETS = {
     "default": Preset(
         name="default",
-        start=radii_start,
+        lattice_start=radii_lengths,
+        logit_spread=1.0,
         rounds=3,
         temperature=Temperature(1.0, 0.05, geometric=True, discrete_from=0.5),
         learning_rates=LearningRates(lattice=0.01, coords=0.005, composition=0.1),
     ),
     "paper": Preset(
         name="paper",
-        start=random_start,
+        lattice_start=random_lengths,
+        logit_spread=0.0,
         rounds=1,
         temperature=Temperature(0.01, 0.0001, geometric=False, discrete_from=math.inf),
         learning_rates=LearningRates(lattice=7e-4, coords=7e-4, composition=3e-4),

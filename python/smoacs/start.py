@@ -18,15 +18,22 @@ from smoacs.variables import (
     project,
 )
 
-Start = Callable[[DesignSpace, int, Tensor, int], Variables]
-"""``start(space, seed, candidates, round) -> Variables``; depends on nothing else."""
+LatticeStart = Callable[[DesignSpace, int, Tensor, int, Variables], Tensor]
+"""``rule(space, seed, candidates, round, variables) -> lengths (C, 3)`` in Å."""
 
 _LENGTHS, _LOGITS, _PATTERNS = 0, 1, 2  # streams of random numbers
 _STRETCH = (0.95, 1.10)
 
 
-def random_start(space: DesignSpace, seed: int, candidates: Tensor, round_: int) -> Variables:
-    """The paper's start: lengths uniform between the limits, uniform logits.
+def initial_variables(
+    space: DesignSpace,
+    seed: int,
+    candidates: Tensor,
+    round_: int,
+    lattice: LatticeStart,
+    spread: float,
+) -> Variables:
+    """Variables of new candidates; a candidate's depend on its identity, not on the others.
 
     Parameters
     ----------
@@ -35,65 +42,69 @@ def random_start(space: DesignSpace, seed: int, candidates: Tensor, round_: int)
     seed : int
         Seed of the run.
     candidates : Tensor (C,), int64
-        Identities of the candidates; a candidate's numbers depend on its identity alone.
+        Identities of the candidates.
     round_ : int
         How often these candidates have started before.
+    lattice : callable
+        :func:`random_lengths` or :func:`radii_lengths`.
+    spread : float
+        Standard deviation of the logits; 0 gives the paper's uniform ones.
     """
-    low, high = space.length_bounds.unbind(1)
-    lengths = low + (high - low) * _uniform(space, seed, candidates, round_)
-    return project(_assemble(space, lengths, torch.zeros_like), space)
-
-
-def radii_start(space: DesignSpace, seed: int, candidates: Tensor, round_: int) -> Variables:
-    """Normally distributed logits, and cells in which the ions they favour just touch.
-
-    Parameters
-    ----------
-    space, seed, candidates, round_
-        As for :func:`random_start`.
-    """
-    variables = _assemble(
-        space,
-        space.lengths,
-        lambda logits: random_normal(
-            seed, candidates, round_, _LOGITS, space.ptr, logits.shape[1], logits.dtype, logits.device
-        ),
-    )
     offsets = torch.arange(len(space) + 1, device=space.device)
-    noise = random_normal(
+    elements = random_normal(
+        seed,
+        candidates,
+        round_,
+        _LOGITS,
+        space.ptr,
+        space.allowed.shape[2],
+        space.dtype,
+        space.device,
+    )
+    patterns = random_normal(
         seed, candidates, round_, _PATTERNS, offsets, space.n_patterns, space.dtype, space.device
     )
-    variables = replace(variables, pattern_logits=variables.pattern_logits + noise)
-    composition, weights = discrete_choice(variables, space)
-    scale = contact_scale(space, space.radii(composition, weights), weights.argmax(1))
-    low, high = _STRETCH
-    stretch = low + (high - low) * _uniform(space, seed, candidates, round_)
-    lengths = space.lengths * scale[:, None] * stretch
-    low_bound, high_bound = space.length_bounds.unbind(1)
-    lengths = lengths.clamp(low_bound, high_bound)
+    ones = torch.ones_like(space.lengths)
+    variables = Variables(
+        lengths=ones,
+        angles=normalise_angles(space.angles),
+        frac_coords=space.frac_coords.clone(),
+        element_logits=spread * elements,
+        pattern_logits=(spread * patterns).masked_fill(~space.pattern_exists, float("-inf")),
+        length_scale=ones[:, 0],
+    )
+    lengths = lattice(space, seed, candidates, round_, variables)
     largest = lengths.amax(1)
     return project(
         replace(variables, lengths=lengths / largest[:, None], length_scale=largest), space
     )
 
 
+def random_lengths(
+    space: DesignSpace, seed: int, candidates: Tensor, round_: int, variables: Variables
+) -> Tensor:
+    """The paper's lattices: lengths uniform between the limits."""
+    low, high = space.length_bounds.unbind(1)
+    return low + (high - low) * _uniform(space, seed, candidates, round_)
+
+
+def radii_lengths(
+    space: DesignSpace, seed: int, candidates: Tensor, round_: int, variables: Variables
+) -> Tensor:
+    """Cells in which the ions that the logits favour just touch, stretched by -5 to +10 %."""
+    composition, weights = discrete_choice(variables, space)
+    scale = contact_scale(space, space.radii(composition, weights), weights.argmax(1))
+    low, high = _STRETCH
+    stretch = low + (high - low) * _uniform(space, seed, candidates, round_)
+    return space.lengths * scale[:, None] * stretch
+
+
+LATTICE_STARTS: dict[str, LatticeStart] = {"radii": radii_lengths, "random": random_lengths}
+
+
 def _uniform(space: DesignSpace, seed: int, candidates: Tensor, round_: int) -> Tensor:
     offsets = torch.arange(len(space) + 1, device=space.device)
     return random_uniform(seed, candidates, round_, _LENGTHS, offsets, 3, space.dtype, space.device)
-
-
-def _assemble(space: DesignSpace, lengths: Tensor, logits: Callable[[Tensor], Tensor]) -> Variables:
-    largest = lengths.amax(1)
-    empty = lengths.new_zeros(space.n_sites, space.allowed.shape[2])
-    patterns = lengths.new_zeros(len(space), space.n_patterns)
-    return Variables(
-        lengths=lengths / largest[:, None],
-        angles=normalise_angles(space.angles),
-        frac_coords=space.frac_coords.clone(),
-        element_logits=logits(empty),
-        pattern_logits=patterns.masked_fill(~space.pattern_exists, float("-inf")),
-        length_scale=largest,
-    )
 
 
 def contact_scale(space: DesignSpace, radii: Tensor, pattern: Tensor) -> Tensor:
@@ -130,9 +141,7 @@ def _contacts(template: Template, pattern: int) -> tuple[Tensor, Tensor, Tensor]
     charges = torch.from_numpy(template.oxidation_states[pattern])
     ptr = torch.tensor([0, template.n_sites])
     reach = float(torch.linalg.vector_norm(lattice[0], dim=1).max())
-    pairs = neighbor_list(
-        torch.from_numpy(template.frac_coords), lattice, ptr, cutoff=reach
-    )
+    pairs = neighbor_list(torch.from_numpy(template.frac_coords), lattice, ptr, cutoff=reach)
     opposite = charges[pairs.src] * charges[pairs.dst] < 0
     src, dst, distance = pairs.src[opposite], pairs.dst[opposite], pairs.distance[opposite]
     nearest = torch.full((template.n_sites,), float("inf"), dtype=distance.dtype)

@@ -61,7 +61,9 @@ class Variables:
 
     def where(self, candidates: Tensor, other: Variables, ptr: Tensor) -> Variables:
         """These variables, with those of ``other`` where ``candidates`` (C,) bool says so."""
-        sites = torch.repeat_interleave(candidates, ptr.diff(), output_size=self.frac_coords.shape[0])
+        sites = torch.repeat_interleave(
+            candidates, ptr.diff(), output_size=self.frac_coords.shape[0]
+        )
         return Variables(
             **{
                 name: torch.where(
@@ -175,7 +177,9 @@ def project(variables: Variables, space: DesignSpace) -> Variables:
     metric = (rotations.mT @ metric[:, None] @ rotations).mean(1)
     lengths = metric.diagonal(dim1=1, dim2=2).sqrt()
     cosines = torch.stack([metric[:, 1, 2], metric[:, 0, 2], metric[:, 0, 1]], dim=1)
-    angles = torch.rad2deg(torch.acos((cosines * lengths / lengths.prod(1, keepdim=True)).clamp(-1, 1)))
+    angles = torch.rad2deg(
+        torch.acos((cosines * lengths / lengths.prod(1, keepdim=True)).clamp(-1, 1))
+    )
     ideal, limit = space.frac_coords, space.coord_limits
     return replace(
         variables,

@@ -100,7 +100,9 @@ class Template:
         allowed = self.allowed & keep
         patterns = allowed.any(axis=2).all(axis=0)
         if not patterns.any():
-            names = ", ".join(symbol(z) for z in chosen[:12]) + (", ..." if len(chosen) > 12 else "")
+            names = ", ".join(symbol(z) for z in chosen[:12]) + (
+                ", ..." if len(chosen) > 12 else ""
+            )
             raise ValueError(
                 f"template {self.name} has no charge-neutral choice from {names or 'no element'}: "
                 f"{self._first_gap(allowed)}"
@@ -126,7 +128,9 @@ class Template:
 
 
 def masks(
-    oxidation_states: NDArray[np.int64], table: OxidationTable, extra: NDArray[np.bool_] | None = None
+    oxidation_states: NDArray[np.int64],
+    table: OxidationTable,
+    extra: NDArray[np.bool_] | None = None,
 ) -> NDArray[np.bool_]:
     """Elements allowed per site and pattern, M of eq. 4.
 

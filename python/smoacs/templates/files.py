@@ -42,7 +42,9 @@ def from_structure(structure: Structure, name: str, oxidation: str = "smoacs") -
         If the structure is disordered or has no neutral combination.
     """
     if not structure.is_ordered:
-        raise ValueError(f"template {name} has partly occupied sites; only ordered ones can be used")
+        raise ValueError(
+            f"template {name} has partly occupied sites; only ordered ones can be used"
+        )
     table = oxidation_table(oxidation)
     numbers = np.array([site.specie.Z for site in structure])
     elements, site_element = np.unique(numbers, return_inverse=True)
@@ -106,5 +108,7 @@ def from_folder(path: str | Path, oxidation: str = "smoacs") -> list[Template]:
             except ValueError as error:
                 warnings.warn(f"left out: {error}", stacklevel=2)
     if not templates:
-        raise ValueError(f"no structure in {folder} has a charge-neutral combination of its elements")
+        raise ValueError(
+            f"no structure in {folder} has a charge-neutral combination of its elements"
+        )
     return templates

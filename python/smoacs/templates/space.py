@@ -224,4 +224,3 @@ class DesignSpace:
         """Zero-pad axis 1 (patterns) to K."""
         missing = self.n_patterns - array.shape[1]
         return np.pad(array, [(0, 0), (0, missing)] + [(0, 0)] * (array.ndim - 2))
-
