@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from itertools import pairwise
 from typing import TYPE_CHECKING, Self
 
 import torch
@@ -181,7 +182,7 @@ class CrystalBatch:
         )
 
     def to_structures(self) -> list[Structure]:
-        """pymatgen structures with the most probable element on each site, coordinates in [0, 1)."""
+        """Structures (pymatgen) of the most probable elements, coordinates in [0, 1)."""
         from pymatgen.core import Structure
 
         lattice = self.lattice.detach().double().cpu().numpy()
@@ -190,7 +191,7 @@ class CrystalBatch:
         bounds = self.ptr.tolist()
         return [
             Structure(lattice[c], numbers[start:stop], coords[start:stop], to_unit_cell=True)
-            for c, (start, stop) in enumerate(zip(bounds, bounds[1:], strict=False))
+            for c, (start, stop) in enumerate(pairwise(bounds))
         ]
 
     def to_ase(self) -> list[Atoms]:

@@ -1,4 +1,4 @@
-"""What a design should reach: losses for the gradient and criteria for success (paper, section 3.1)."""
+"""What a design should reach: losses for the gradient, criteria for success (paper, 3.1)."""
 
 from __future__ import annotations
 
