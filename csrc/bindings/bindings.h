@@ -5,6 +5,7 @@
 
 namespace smoacs::bindings {
 
+void bind_neighbors(pybind11::module_& m);
 // void bind_NAME(pybind11::module_& m);
 
 }  // namespace smoacs::bindings

@@ -1,1 +1,13 @@
 """Compiled operations on ragged batches of crystals, each with a torch reference."""
+
+from smoacs.ops.edge_vectors import edge_vectors
+from smoacs.ops.line_graph import LineGraph, line_graph
+from smoacs.ops.neighbors import NeighborList, neighbor_list
+
+__all__ = [
+    "LineGraph",
+    "NeighborList",
+    "edge_vectors",
+    "line_graph",
+    "neighbor_list",
+]

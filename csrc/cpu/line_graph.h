@@ -1,0 +1,36 @@
+// Pairs of edges that meet at a site, on the CPU.
+#pragma once
+
+#include <cstdint>
+#include <vector>
+
+namespace smoacs::cpu {
+
+// Every pair of edges a = (u -> v), b = (v -> w), ordered by b, then a.
+class LineGraph {
+  public:
+    // src and dst (n_edges): sites of the edges. keep (n_edges): edges to consider, null for all.
+    // self_pairs: whether an edge from a site to its own image pairs with itself. The arrays must
+    // outlive the object. Throws std::invalid_argument for a negative site index.
+    LineGraph(const std::int64_t* src, const std::int64_t* dst, const bool* keep,
+              std::int64_t n_edges, bool self_pairs);
+
+    std::int64_t n_pairs() const { return starts_.back(); }
+
+    // Writes n_pairs() entries to each: edge ids a and b.
+    void write(std::int64_t* first, std::int64_t* second) const;
+
+  private:
+    bool kept(std::int64_t edge) const { return keep_ == nullptr || keep_[edge]; }
+
+    const std::int64_t* src_;
+    const std::int64_t* dst_;
+    const bool* keep_;
+    std::int64_t n_edges_;
+    bool self_pairs_;
+    std::vector<std::int64_t> in_edges_;  // kept edges grouped by destination, ascending
+    std::vector<std::int64_t> in_ptr_;    // their offsets per site
+    std::vector<std::int64_t> starts_;    // first pair of each edge b, then the total
+};
+
+}  // namespace smoacs::cpu

@@ -1,0 +1,82 @@
+"""Pairs of bonds that meet at a site."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from smoacs.ops._native import kernels
+from smoacs.ops.neighbors import NeighborList
+
+
+@dataclass(frozen=True)
+class LineGraph:
+    """Pairs of edges ``a = (u -> v)``, ``b = (v -> w)`` of a neighbour list, by edge number.
+
+    Ordered by ``dst``, then ``src``: the pairs that end at one edge are contiguous.
+
+    Attributes
+    ----------
+    src : Tensor (T,), int64
+        Edge a of each pair.
+    dst : Tensor (T,), int64
+        Edge b.
+    """
+
+    src: Tensor
+    dst: Tensor
+
+
+def line_graph(
+    neighbors: NeighborList, *, cutoff: float | None = None, self_pairs: bool = False
+) -> LineGraph:
+    """Every pair of edges where the second starts at the site the first ends at.
+
+    Going back, b the reverse of a, is a pair too.
+
+    Parameters
+    ----------
+    neighbors : NeighborList
+    cutoff : float, optional
+        Only edges with distance <= cutoff (Å) form pairs.
+    self_pairs : bool
+        Whether an edge from a site to its own image pairs with itself: ALIGNN 2.0 does so, v1
+        does not.
+
+    Raises
+    ------
+    ValueError
+        If the cutoff is negative or not a number.
+    """
+    keep = None
+    if cutoff is not None:
+        if math.isnan(cutoff) or cutoff < 0:
+            raise ValueError(f"cutoff must not be negative, got {cutoff}")
+        keep = neighbors.distance <= cutoff
+    return LineGraph(*_line_graph(neighbors.src, neighbors.dst, keep, self_pairs))
+
+
+@torch.library.custom_op("smoacs::line_graph", mutates_args=())
+def _line_graph(
+    src: Tensor, dst: Tensor, keep: Tensor | None, self_pairs: bool
+) -> tuple[Tensor, Tensor]:
+    src, dst = src.contiguous(), dst.contiguous()
+    pairs = kernels().find_pairs(
+        src=src.data_ptr(),
+        dst=dst.data_ptr(),
+        keep=0 if keep is None else keep.data_ptr(),
+        n_edges=src.shape[0],
+        self_pairs=self_pairs,
+    )
+    first, second = src.new_empty(pairs.n_pairs), src.new_empty(pairs.n_pairs)
+    pairs.write(first=first.data_ptr(), second=second.data_ptr())
+    return first, second
+
+
+@_line_graph.register_fake
+def _(src: Tensor, dst: Tensor, keep: Tensor | None, self_pairs: bool) -> tuple[Tensor, Tensor]:
+    n_pairs = torch.library.get_ctx().new_dynamic_size()
+    return src.new_empty(n_pairs), src.new_empty(n_pairs)

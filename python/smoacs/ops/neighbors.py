@@ -1,0 +1,180 @@
+"""Complete periodic neighbour lists of a batch of crystals."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from smoacs.ops._native import check_tensor, dtype_name, kernels, stream_of
+
+RULES = ("radius", "knn", "knn_shell")
+
+
+@dataclass(frozen=True)
+class NeighborList:
+    """Directed edges between sites and periodic images of sites.
+
+    An edge leads from site ``src`` of the home cell to the image ``shift`` of site ``dst``; its
+    vector is ``(f_dst + shift - f_src) @ lattice`` for the coordinates that the list was made of.
+    Edges are ordered by ``src``, then by (distance rounded to the tie tolerance, ``dst``,
+    ``shift``), so those of one crystal are contiguous.
+
+    Attributes
+    ----------
+    src, dst : Tensor (E,), int64
+        Sites, counted through the batch.
+    shift : Tensor (E, 3), int32
+        Lattice vectors to add to ``dst``.
+    distance : Tensor (E,), float
+        Length in Å, of the coordinates' dtype, without gradient.
+    edge_ptr : Tensor (C + 1,), int64
+        Offsets of the crystals' edges, from 0 to E.
+    """
+
+    src: Tensor
+    dst: Tensor
+    shift: Tensor
+    distance: Tensor
+    edge_ptr: Tensor
+
+
+def neighbor_list(
+    frac_coords: Tensor,
+    lattice: Tensor,
+    ptr: Tensor,
+    *,
+    cutoff: float,
+    k: int | None = None,
+    rule: str = "radius",
+    tie_tolerance: float = 1e-3,
+) -> NeighborList:
+    """All directed edges that a rule selects, periodic images of a site with itself included.
+
+    Any cell is right: skewed, elongated, left-handed, or smaller than the cutoff. Distances are
+    computed in double precision whatever the input.
+
+    Rules
+    -----
+    ``"radius"``
+        Every pair with distance <= cutoff, coinciding sites included.
+    ``"knn"``
+        The ``k`` nearest of each source among the pairs with 1e-4 Å < distance <= cutoff, or all
+        of them if there are fewer; ties go to the lower (rounded distance, ``dst``, ``shift``).
+    ``"knn_shell"``
+        The rule of ALIGNN v1 (``nearest_neighbor_edges`` with ``use_canonize``) among the pairs
+        with distance > 0.15 Å: a source's shell holds everything up to its ``k``-th distance plus
+        ``tie_tolerance``, and an edge is kept if it belongs to the shell of either end. An edge
+        between images of one site is listed **twice**, once for each end, because ALIGNN v1 counts
+        such bonds twice. ``cutoff`` only starts the search, which is extended as far as necessary.
+        With ``tie_tolerance=0`` distances are computed like there, from positions by a lattice
+        rounded to five decimals, so that its edges are reproduced exactly.
+
+    Parameters
+    ----------
+    frac_coords : Tensor (S, 3), float32 or float64
+        Fractional coordinates; they need not lie in the cell, and shifts refer to them as given.
+    lattice : Tensor (C, 3, 3), same dtype
+        Lattice vectors in Å, one per row.
+    ptr : Tensor (C + 1,), int64
+        Offsets of the crystals' sites, from 0 to S.
+    cutoff : float
+        Radius in Å.
+    k : int, optional
+        Neighbours per site; required by the two knn rules.
+    rule : {"radius", "knn", "knn_shell"}
+    tie_tolerance : float
+        Distances in Å that differ by less count as equal.
+
+    Raises
+    ------
+    ValueError
+        If a crystal has no volume, is not finite or has too many pairs to list (the crystal is
+        named), or an argument is out of range.
+    TypeError
+        If a tensor has the wrong dtype.
+    """
+    device = frac_coords.device if isinstance(frac_coords, Tensor) else torch.device("cpu")
+    check_tensor("frac_coords", frac_coords, (None, 3), (torch.float32, torch.float64), device)
+    check_tensor("lattice", lattice, (None, 3, 3), frac_coords.dtype, device)
+    check_tensor("ptr", ptr, (lattice.shape[0] + 1,), torch.int64, device)
+    if rule not in RULES:
+        raise ValueError(f"rule must be one of {', '.join(RULES)}, got {rule!r}")
+    if rule != "radius" and (k is None or k < 1):
+        raise ValueError(f"rule {rule!r} needs k of at least 1, got {k}")
+    if not (math.isfinite(cutoff) and cutoff > 0):
+        raise ValueError(f"cutoff must be positive and finite, got {cutoff}")
+    if not (math.isfinite(tie_tolerance) and tie_tolerance >= 0):
+        raise ValueError(f"tie_tolerance must be finite and not negative, got {tie_tolerance}")
+    return NeighborList(
+        *_neighbor_list(
+            frac_coords.detach().contiguous(),
+            lattice.detach().contiguous(),
+            ptr.contiguous(),
+            rule,
+            float(cutoff),
+            k or 0,
+            float(tie_tolerance),
+        )
+    )
+
+
+@torch.library.custom_op("smoacs::neighbor_list", mutates_args=())
+def _neighbor_list(
+    frac_coords: Tensor,
+    lattice: Tensor,
+    ptr: Tensor,
+    rule: str,
+    cutoff: float,
+    k: int,
+    tie_tolerance: float,
+) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor]:
+    found = kernels().find_neighbors(
+        frac_coords=frac_coords.data_ptr(),
+        lattice=lattice.data_ptr(),
+        ptr=ptr.data_ptr(),
+        n_sites=frac_coords.shape[0],
+        n_crystals=lattice.shape[0],
+        dtype=dtype_name(frac_coords),
+        rule=rule,
+        cutoff=cutoff,
+        k=k,
+        tie_tolerance=tie_tolerance,
+    )
+    src, dst, shift, distance, edge_ptr = _outputs(frac_coords, ptr, found.n_edges)
+    found.write(
+        src=src.data_ptr(),
+        dst=dst.data_ptr(),
+        shift=shift.data_ptr(),
+        distance=distance.data_ptr(),
+        edge_ptr=edge_ptr.data_ptr(),
+        dtype=dtype_name(frac_coords),
+    )
+    return src, dst, shift, distance, edge_ptr
+
+
+def _outputs(
+    frac_coords: Tensor, ptr: Tensor, n_edges: int
+) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor]:
+    return (
+        ptr.new_empty(n_edges),
+        ptr.new_empty(n_edges),
+        ptr.new_empty(n_edges, 3, dtype=torch.int32),
+        frac_coords.new_empty(n_edges),
+        torch.empty_like(ptr),
+    )
+
+
+@_neighbor_list.register_fake
+def _(
+    frac_coords: Tensor,
+    lattice: Tensor,
+    ptr: Tensor,
+    rule: str,
+    cutoff: float,
+    k: int,
+    tie_tolerance: float,
+) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor]:
+    return _outputs(frac_coords, ptr, torch.library.get_ctx().new_dynamic_size())
