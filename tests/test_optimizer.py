@@ -1,0 +1,279 @@
+"""The loop: presets, independence of batches, resume, failures, and the published code's faults."""
+
+from __future__ import annotations
+
+import copy
+from dataclasses import replace
+
+import pytest
+import torch
+
+from analytic import AnalyticPredictor
+from smoacs.mutation import Mutation
+from smoacs.objectives import Custom, Maximize, Minimize, ToleranceFactor, Window
+from smoacs.ops import edge_vectors
+from smoacs.optimizer import Optimizer, choose_predictors
+from smoacs.predictors.base import Graph
+from smoacs.schedules import PRESETS, cosine
+from smoacs.templates import DesignSpace, aflow, perovskite
+from smoacs.variables import Variables, lattice_matrix
+
+TARGETS = (Window("band_gap", 2.5, 0.2), Minimize("formation_energy", below=-0.5))
+
+
+def optimizer(
+    candidates: int = 8, preset: str = "default", steps: int = 12, seed: int = 0, **options
+) -> Optimizer:
+    space = DesignSpace.create([perovskite()], candidates, dtype=torch.float64)
+    return Optimizer(
+        space, TARGETS, [AnalyticPredictor()], PRESETS[preset], steps, seed, **options
+    )
+
+
+def run(loop: Optimizer) -> Optimizer:
+    while loop.step_count < loop.steps:
+        loop.step()
+    return loop
+
+
+def assert_same(a: Variables, b: Variables) -> None:
+    for (name, x), (_, y) in zip(a.items(), b.items(), strict=True):
+        assert torch.equal(x, y), name
+
+
+def test_default_preset_reaches_the_targets() -> None:
+    loop = run(optimizer(candidates=24, steps=150))
+    assert loop.success.float().mean() > 0.8
+
+
+def test_success_means_what_a_fresh_evaluation_says() -> None:
+    loop = run(optimizer(candidates=16, steps=60))
+    crystals, _ = loop.result()
+    predictor = AnalyticPredictor()
+    values = predictor.predict(crystals, Graph.build(crystals, predictor.graph))
+    expected = ((values["band_gap"] - 2.5).abs() <= 0.2) & (values["formation_energy"] < -0.5)
+    assert torch.equal(expected, loop.success)
+
+
+def test_paper_preset_runs_and_ends_discrete() -> None:
+    loop = run(optimizer(preset="paper", steps=20))
+    crystals, weights = loop.result()
+    assert torch.equal(crystals.composition.sum(1), torch.ones(40, dtype=torch.float64))
+    assert set(weights.unique().tolist()) == {0.0, 1.0}
+
+
+@pytest.mark.parametrize("preset", ["default", "paper"])
+def test_same_seed_same_result_for_any_batch_size(preset: str) -> None:
+    whole = run(optimizer(preset=preset))
+    split = run(optimizer(preset=preset, sites_per_batch=10))
+    assert_same(whole.best, split.best)
+    assert_same(whole.variables, split.variables)
+    other = run(optimizer(preset=preset, seed=1))
+    assert not torch.equal(whole.best.lengths, other.best.lengths)
+
+
+@pytest.mark.parametrize("preset", ["default", "paper"])
+@pytest.mark.parametrize("stop", [1, 5, 11])
+def test_resume_continues_to_the_same_result(preset: str, stop: int, tmp_path) -> None:
+    straight = run(optimizer(preset=preset))
+    first = optimizer(preset=preset)
+    for _ in range(stop):
+        first.step()
+    torch.save(first.state_dict(), tmp_path / "checkpoint.pt")
+    second = optimizer(preset=preset)
+    second.load_state_dict(torch.load(tmp_path / "checkpoint.pt", weights_only=True))
+    run(second)
+    assert_same(straight.variables, second.variables)
+    assert_same(straight.best, second.best)
+
+
+def test_batch_of_one() -> None:
+    """Fault 9: a batch of one crashed."""
+    loop = run(optimizer(candidates=1))
+    assert len(loop.result()[0]) == 1
+
+
+def test_a_failed_candidate_leaves_the_others_alone() -> None:
+    """Fault 9: NaN crystals got loss 0 and became parents."""
+    reference = run(optimizer(candidates=6, steps=10))
+    loop = optimizer(candidates=6, steps=10)
+    with torch.no_grad():
+        loop.variables.lengths[2] = float("nan")
+    loop.step()
+    assert loop.failure == {2: "the cell collapsed"}
+    run(loop)
+    others = torch.tensor([0, 1, 3, 4, 5])
+    ptr = loop.space.ptr
+    assert_same(loop.best.select(others, ptr), reference.best.select(others, ptr))
+    assert not loop.success[2] or loop.best_satisfied[2] == 2  # a later round may save it
+
+
+def test_failed_candidates_never_become_parents() -> None:
+    space = DesignSpace.create([perovskite()], 6)
+    loss = torch.tensor([float("nan"), 0.5, float("nan"), 0.1, 0.9, 0.7])
+    success = torch.zeros(6, dtype=torch.bool)
+    mutation = Mutation(skip=0.0, top_ratio=0.34)
+    for step in range(20):
+        parents = mutation.parents(space, loss, success, 0, step)
+        assert set(parents.tolist()) <= {1, 3}
+        assert parents[3] == 3
+        assert parents[1] == 1
+
+
+def test_mutation_keeps_to_the_template() -> None:
+    space = DesignSpace.create(aflow(max_sites=4)[:3], 9)
+    parents = Mutation(skip=0.0).parents(
+        space, torch.arange(9.0), torch.zeros(9, dtype=torch.bool), 0, 50
+    )
+    assert torch.equal(space.template[parents], space.template)
+
+
+def test_mutated_logits_are_uniform() -> None:
+    """Fault 5: logits became the candidate's index."""
+    loop = optimizer(candidates=4, preset="paper")
+    parents = torch.tensor([0, 0, 2, 0])
+    mutated = Mutation().apply(loop.variables, loop.space, parents, 0, 5)
+    logits = mutated.element_logits.reshape(4, 5, -1)
+    assert (logits[[1, 3]] == 0).all()
+    lengths, parent = mutated.lengths_angstrom(), loop.variables.lengths_angstrom()[0]
+    assert torch.allclose(lengths[[1, 3]], parent.expand(2, 3), atol=0.01)
+    assert not torch.equal(lengths[1], lengths[3])
+    assert_same(
+        mutated.select(torch.tensor([0, 2]), loop.space.ptr),
+        loop.variables.select(torch.tensor([0, 2]), loop.space.ptr),
+    )
+
+
+def test_edges_stay_right_between_rebuilds() -> None:
+    """Fault 1: wrapping coordinates under a fixed graph made edges wrong by a lattice vector."""
+    space = DesignSpace.create([perovskite()], 4, dtype=torch.float64)
+    preset = replace(PRESETS["paper"], rebuilds=0, mutation=None)
+    preset = replace(preset, learning_rates=replace(preset.learning_rates, coords=0.01))
+    loop = Optimizer(space, TARGETS, [AnalyticPredictor()], preset, 12, 0)
+    loop.step()
+    pairs = loop._graphs[0][AnalyticPredictor.graph].neighbors
+
+    def lengths() -> torch.Tensor:
+        v = loop.variables
+        lattice = lattice_matrix(v.lengths_angstrom(), v.angles_degree())
+        vectors = edge_vectors(v.frac_coords, lattice, pairs)
+        return torch.linalg.vector_norm(vectors, dim=1).detach()
+
+    before = lengths()
+    for _ in range(8):
+        loop.step()
+    assert loop._graphs[0][AnalyticPredictor.graph].neighbors is pairs
+    assert (loop.variables.frac_coords < 0).any()  # some did cross the cell's border
+    assert (lengths() - before).abs().max() < 1.0
+
+
+def test_lattices_do_not_drift_at_rebuilds() -> None:
+    """Fault 3: the scale of the lengths was redefined at each rebuild."""
+    preset = replace(PRESETS["paper"], mutation=None)
+    space = DesignSpace.create([perovskite()], 4, dtype=torch.float64)
+    still = replace(preset, learning_rates=replace(preset.learning_rates, lattice=0.0))
+    loop = Optimizer(space, TARGETS, [AnalyticPredictor()], still, 12, 0)
+    before = loop.variables.lengths_angstrom().detach().clone()
+    run(loop)
+    assert torch.allclose(loop.variables.lengths_angstrom(), before, rtol=1e-12)
+
+
+@pytest.mark.parametrize("preset", ["default", "paper"])
+def test_lengths_do_not_end_at_their_bounds(preset: str) -> None:
+    """Fault 4: a lattice learning rate of 9 drove all lengths to a bound at once."""
+    loop = optimizer(candidates=32, preset=preset, steps=30)
+    run(loop)
+    lengths = loop.best.lengths_angstrom()
+    assert ((lengths < 2.001) | (lengths > 9.999)).float().mean() < 0.2
+
+
+def test_moments_and_rates_survive_rebuilds() -> None:
+    """Fault 7: Adam's moments and the schedule restarted at every rebuild."""
+    loop = optimizer(preset="paper", steps=10)
+    rates = []
+    for _ in range(10):
+        loop.step()
+        rates.append(loop._adam.param_groups[0]["lr"])
+    expected = [PRESETS["paper"].learning_rates.lattice * cosine(i / 10) for i in range(10)]
+    assert rates == pytest.approx(expected)
+    steps = {int(s["step"]) for s in loop._adam.state_dict()["state"].values()}
+    assert steps == {10}
+
+
+def test_rebuild_schedule_of_the_paper() -> None:
+    steps = PRESETS["paper"].rebuild_steps(200)
+    assert 0 in steps
+    assert 40 <= len(steps) <= 46
+    assert PRESETS["default"].rebuild_steps(5) == {0, 1, 2, 3, 4}
+
+
+def test_rounds_divide_the_steps() -> None:
+    assert PRESETS["default"].round_ends(200) == [66, 133, 200]
+    assert PRESETS["default"].round_ends(2) == [1, 2]
+    assert PRESETS["paper"].round_ends(200) == [200]
+
+
+def test_temperature_of_the_paper() -> None:
+    temperature = PRESETS["paper"].temperature
+    assert temperature.at(0.0) == 0.01
+    assert temperature.at(1.0) == pytest.approx(0.0001)
+    assert temperature.at(0.5) == pytest.approx((0.01 + 0.0001) / 2)
+
+
+def test_missing_property_and_impossible_target_are_named() -> None:
+    with pytest.raises(ValueError, match="no predictor gives 'tc'.*band_gap, formation_energy"):
+        choose_predictors([AnalyticPredictor()], [Maximize("tc", above=5)])
+    with pytest.raises(ValueError, match=r"band_gap = 40 eV lies outside.*0 to 10 eV"):
+        choose_predictors([AnalyticPredictor()], [Window("band_gap", 40.0, 0.2)])
+
+
+def test_ragged_prototypes_run_together() -> None:
+    space = DesignSpace.create(aflow(max_sites=6)[:6], 12, dtype=torch.float64)
+    loop = Optimizer(space, TARGETS, [AnalyticPredictor()], PRESETS["default"], 9, 0)
+    run(loop)
+    assert torch.isfinite(loop.best_loss).all()
+
+
+def test_custom_objective_shapes_the_result() -> None:
+    space = DesignSpace.create([perovskite()], 4, dtype=torch.float64)
+    dense = Custom("volume_per_site", lambda d: d.crystals.volume / d.crystals.n_sites)
+    loop = Optimizer(space, [dense], [], PRESETS["default"], 30, 0)
+    start = loop.step().values.clone()
+    run(loop)
+    crystals, _ = loop.result()
+    assert ((crystals.volume / crystals.n_sites) < start[:, 0]).all()
+    wrong = Custom("bad", lambda d: d.crystals.volume.sum())
+    with pytest.raises(ValueError, match=r"objective bad returned shape \(\)"):
+        Optimizer(space, [wrong], [], PRESETS["default"], 3, 0).step()
+
+
+def test_tolerance_factor_of_known_perovskites() -> None:
+    space = DesignSpace.create([perovskite()], 1, dtype=torch.float64)
+    from smoacs.crystals import CrystalBatch
+    from smoacs.objectives import Design
+
+    composition = torch.zeros(5, 98, dtype=torch.float64)
+    composition[torch.arange(5), torch.tensor([38, 22, 8, 8, 8]) - 1] = 1
+    crystals = CrystalBatch(
+        4.0 * torch.eye(3, dtype=torch.float64)[None], space.frac_coords, composition, space.ptr
+    )
+    weights = torch.tensor([[0.0, 1.0]], dtype=torch.float64)
+    t = ToleranceFactor().value(Design(crystals, weights, space, {}))
+    assert float(t) == pytest.approx((1.32 + 1.26) / (2**0.5 * (0.745 + 1.26)), abs=1e-6)
+
+
+def test_objectives_reject_bad_arguments() -> None:
+    with pytest.raises(ValueError, match="margin of band_gap must be positive"):
+        Window("band_gap", 1.0, 0.0)
+    with pytest.raises(ValueError, match="slack"):
+        Window("band_gap", 1.0, 0.2, slack=0.3)
+    with pytest.raises(ValueError, match="0 < low < high"):
+        ToleranceFactor(1.0, 0.8)
+
+
+def test_state_dict_is_a_snapshot_of_plain_tensors() -> None:
+    loop = optimizer(steps=4)
+    loop.step()
+    state = copy.deepcopy(loop.state_dict())
+    assert state["step_count"] == 1
+    assert all(isinstance(v, torch.Tensor) for v in state["variables"].values())

@@ -1,0 +1,51 @@
+from __future__ import annotations
+
+import pytest
+
+from smoacs.training.config import load_config
+
+
+def test_reads_a_complete_configuration_with_paths_relative_to_it(raw_config, write_config, tmp_path):
+    config = load_config(write_config(raw_config))
+    assert config.output == tmp_path / "run"
+    assert config.data.structures == tmp_path / "crystals.jsonl"
+    assert [target.minimum for target in config.targets] == [None, 0.0]
+    spec = config.graph.spec()
+    assert (spec.k, spec.three_body_cutoff, spec.line_graph) == (6, 3.0, True)
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"epoch": 3}, "epoch: Extra inputs are not permitted"),
+        ({"epochs": 0}, "epochs: .*greater than or equal to 1"),
+        ({"targets": []}, "targets: .*at least 1 item"),
+        ({"targets": [{"name": "gap"}]}, "targets.0.unit: Field required"),
+        ({"targets": [{"name": "two words", "unit": "eV"}]}, "targets.0.name"),
+        ({"targets": [{"name": "gap", "unit": "eV"}] * 2}, "named twice: gap, gap"),
+        ({"graph": {"rule": "knn", "k": None}}, "graph.k must be set for the rule knn"),
+        ({"graph": {"rule": "voronoi"}}, "graph.rule: .*'radius', 'knn' or 'knn_shell'"),
+        ({"strained_copies": {"energy": "gap"}}, "'gap', which is not among the targets"),
+        ({"data": {"structures": "x", "random_split": {"val": 0.6, "test": 0.5}}}, "must leave"),
+        ({"optimizer": {"learning_rate": -1}}, "optimizer.learning_rate: .*greater than 0"),
+    ],
+)
+def test_bad_entries_are_named_in_one_line(raw_config, write_config, change, message):
+    path = write_config(raw_config | change)
+    with pytest.raises(ValueError, match=message) as caught:
+        load_config(path)
+    assert "\n" not in str(caught.value)
+    assert str(caught.value).startswith(str(path))
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [("a: [", "is not valid YAML"), ("just words", "must hold a mapping"), (None, "there is no")],
+)
+def test_unreadable_configuration(tmp_path, text, message):
+    path = tmp_path / "config.yaml"
+    if text is not None:
+        path.write_text(text)
+    with pytest.raises(ValueError, match=message) as caught:
+        load_config(path)
+    assert "\n" not in str(caught.value)
