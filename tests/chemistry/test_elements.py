@@ -16,7 +16,7 @@ def test_symbols_are_those_of_ase():
 
 @pytest.mark.parametrize("z", [0, -1, 99])
 def test_symbol_out_of_range(z):
-    with pytest.raises(ValueError, match=f"1 to 98.*got {z}"):
+    with pytest.raises(ValueError, match=rf"1 to 98.*got {z}"):
         symbol(z)
 
 
@@ -42,7 +42,7 @@ def test_parse_elements_names_what_is_wrong(text, message):
 
 
 def test_parse_elements_wants_symbols():
-    with pytest.raises(TypeError, match="by symbol.*got 55"):
+    with pytest.raises(TypeError, match=r"by symbol.*got 55"):
         parse_elements([55])
 
 

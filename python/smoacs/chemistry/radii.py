@@ -53,8 +53,9 @@ def radius_table(states: Sequence[int]) -> NDArray[np.float64]:
 def site_radius(z: int, state: int) -> float:
     """Radius in Å for any element at any oxidation number, for starting geometries.
 
-    The ionic radius where there is one, else that at the nearest tabulated oxidation number, else
-    the atomic radius.
+    The ionic radius if there is one, else that of the closest oxidation number of the same sign
+    (the smaller of two), else the atomic radius, else the van der Waals radius (noble gases and a
+    few heavy elements), all from pymatgen.
 
     Raises
     ------
@@ -63,12 +64,9 @@ def site_radius(z: int, state: int) -> float:
     """
     from pymatgen.core.periodic_table import Element
 
-    exact = ionic_radius(z, state)
-    if exact is not None:
-        return exact
     element = Element(symbol(z))
-    nearby = sorted(element.ionic_radii, key=lambda other: (abs(other - state), other))
-    if nearby:
-        return float(element.ionic_radii[nearby[0]])
-    radius = element.atomic_radius or element.atomic_radius_calculated or element.van_der_waals_radius
-    return float(radius or 1.5)
+    ions = [ion for ion in element.ionic_radii if ion * state > 0]
+    if ions:
+        return float(element.ionic_radii[min(ions, key=lambda ion: (abs(ion - state), abs(ion)))])
+    data = element.data
+    return float(data.get("Atomic radius") or data["Van der waals radius"])
