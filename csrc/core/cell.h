@@ -72,7 +72,8 @@ SMOACS_HD Vec3 pair_vector(const Mat3& lattice, Vec3 f_src, Vec3 f_dst, Shift sh
 }
 
 // ALIGNN v1 measures bonds between Cartesian positions that come from a lattice rounded to five
-// decimals, but moves images with the unrounded one; which bonds tie depends on this arithmetic.
+// decimals, but moves images with the unrounded one. Which bonds tie depends on the last bit of
+// this arithmetic, matrix products included: NumPy fuses multiply and add, except for a single row.
 SMOACS_HD double rounded_to_5_decimals(double x) {
     return std::nearbyint(x * 1e5) / 1e5;
 }
@@ -83,6 +84,13 @@ SMOACS_HD Mat3 rounded_lattice(const Mat3& m) {
                       rounded_to_5_decimals(m.row[i].z)};
     }
     return out;
+}
+SMOACS_HD Vec3 position_alignn(const Mat3& rounded, Vec3 f, bool single) {
+    if (single) return f * rounded;
+    const Vec3* m = rounded.row;
+    return {fma(f.z, m[2].x, fma(f.y, m[1].x, f.x * m[0].x)),
+            fma(f.z, m[2].y, fma(f.y, m[1].y, f.x * m[0].y)),
+            fma(f.z, m[2].z, fma(f.y, m[1].z, f.x * m[0].z))};
 }
 SMOACS_HD Vec3 pair_vector_alignn(const Mat3& lattice, Vec3 x_src, Vec3 x_dst, Shift shift) {
     return (to_vec(shift) * lattice + x_dst) - x_src;

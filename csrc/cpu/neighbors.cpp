@@ -185,7 +185,7 @@ class Metric {
         if (!alignn_) return;
         const Mat3 rounded = rounded_lattice(crystal.cell.lattice);
         for (const Vec3 f : crystal.frac) {
-            const Vec3 x = f * rounded;
+            const Vec3 x = position_alignn(rounded, f, crystal.size() == 1);
             slack_ = std::max(slack_, 2 * length(x - f * crystal.cell.lattice));
             cart_.push_back(x);
         }

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from smoacs.ops._native import check_tensor, dtype_name, kernels, stream_of
+from smoacs.ops._native import check_tensor, dtype_name, kernels
 
 RULES = ("radius", "knn", "knn_shell")
 
@@ -156,7 +156,7 @@ def _neighbor_list(
 
 
 def _outputs(
-    frac_coords: Tensor, ptr: Tensor, n_edges: int
+    frac_coords: Tensor, ptr: Tensor, n_edges: int | torch.SymInt
 ) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor]:
     return (
         ptr.new_empty(n_edges),
