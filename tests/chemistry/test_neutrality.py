@@ -6,7 +6,7 @@ import random
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from pymatgen.core import Composition, Lattice, Structure
+from pymatgen.core import Composition, Element, Lattice, Structure
 from smact import neutral_ratios
 
 from smoacs.chemistry import (
@@ -53,6 +53,18 @@ def brute_force(counts, table, total_charge):
     )
 
 
+def implausibility(counts, states):
+    """The documented order of patterns, from pymatgen's data."""
+    rare, size, polar = 0, 0, 0
+    for (z, n), state in zip(counts, states, strict=True):
+        element = Element.from_Z(z)
+        if state not in element.common_oxidation_states:
+            rare += n if state in element.icsd_oxidation_states else 2 * n
+        size += n * abs(state)
+        polar += n * state * round(100 * element.data.get("X", 0))
+    return rare, size, polar, states
+
+
 tables = st.dictionaries(
     st.integers(1, 98),
     st.sets(st.integers(-8, 9), min_size=1, max_size=4).map(tuple),
@@ -81,16 +93,15 @@ def test_matches_brute_force(data):
 def test_patterns_match_brute_force(data):
     table = data.draw(tables)
     counts = [(z, data.draw(st.integers(1, 5))) for z in table.states]
-    expected = {
+    choices = itertools.product(*(table.states_of(z) for z, _ in counts))
+    neutral = [
         states
-        for states in itertools.product(*(table.states_of(z) for z, _ in counts))
+        for states in choices
         if sum(n * state for (_, n), state in zip(counts, states, strict=True)) == 0
-    }
-    found = neutral_patterns(counts, table, limit=10_000)
-    assert set(found) == expected
-    assert len(found) == len(expected)
-    for limit in (1, 2, 3):
-        assert neutral_patterns(counts, table, limit=limit) == found[:limit]
+    ]
+    expected = sorted(neutral, key=lambda states: implausibility(counts, states))
+    for limit in (1, 3, 10_000):
+        assert neutral_patterns(counts, table, limit=limit) == expected[:limit]
 
 
 def test_three_oxidation_numbers_in_one_element():
@@ -111,6 +122,21 @@ def test_several_elements_of_mixed_valence():
             mixed[charge] = sum(len(split) > 1 for split in assignment.values())
             assert mixed[charge] == expected
     assert set(mixed.values()) == {0, 1, 2, 3}
+
+
+def test_mixed_valence_of_one_element_uses_up_the_allowance():
+    """Lithium or oxygen must be mixed here; once oxygen is, lithium need not and must not be."""
+    table = OxidationTable("own", {3: (-4, 0, 3), 8: (-6, 6), 16: (-1, 2, 6), 26: (1, 4)})
+    counts = {3: 3, 8: 3, 16: 1, 26: 1}
+    assignment = neutral_assignment(counts, table)
+    check(assignment, counts, table)
+    assert sum(len(split) > 1 for split in assignment.values()) == 1
+
+
+def test_mixed_valence_prefers_close_oxidation_numbers():
+    """Mn+2(3) Mn+7(7) and Mn+4(5) Mn+7(5) both balance 55 F-1; all three are common."""
+    assignment = neutral_assignment({25: 10, 9: 55}, OxidationTable("o", {25: (2, 4, 7), 9: (-1,)}))
+    assert assignment == {25: {4: 5, 7: 5}, 9: {-1: 55}}
 
 
 @pytest.mark.parametrize(
