@@ -12,7 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 if TYPE_CHECKING:
-    from pymatgen.core import Structure
+    from pymatgen.core.structure import Structure
 
 STRUCTURE_SUFFIXES = frozenset({".cif", ".vasp", ".poscar", ".xyz", ".extxyz"})
 
@@ -136,19 +136,22 @@ def _parse_record(line: str, where: str) -> dict[str, Any]:
 
 
 def _from_record(record: Mapping[str, Any], path: Path) -> NamedStructure:
-    from pymatgen.core import Structure
+    from pymatgen.core.periodic_table import Element
+    from pymatgen.core.structure import Structure
 
     name = str(record.get("id", path.name.split(".")[0]))
     try:
-        structure = Structure(cell_matrix(record), record["species"], record["frac_coords"])
+        # Element refuses what Structure would take for a dummy species.
+        species = [Element(symbol) for symbol in record["species"]]
+        structure = Structure(cell_matrix(record), species, record["frac_coords"])
     except (ValueError, TypeError) as error:
         raise ValueError(f"{path}: crystal {name} cannot be read: {error}") from error
     return NamedStructure(name, structure)
 
 
 def _read_single(path: Path) -> Structure:
-    from pymatgen.core import Structure
-    from pymatgen.io.vasp import Poscar
+    from pymatgen.core.structure import Structure
+    from pymatgen.io.vasp.inputs import Poscar
 
     try:
         if path.suffix.lower() == ".cif":

@@ -67,6 +67,7 @@ class GraphConfig(_Section):
     three_body_cutoff: Positive = 3.2
 
     def spec(self) -> GraphSpec:
+        """The same rule in the form that predictors use."""
         return GraphSpec(
             cutoff=self.cutoff,
             k=self.k,

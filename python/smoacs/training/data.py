@@ -114,9 +114,10 @@ def load_crystals(config: TrainingConfig) -> LabelledCrystals:
 def random_split(count: int, shares: RandomSplit, seed: int) -> NDArray[np.str_]:
     """Split names for ``count`` crystals, (count,), the same for the same seed."""
     order = np.random.default_rng(seed).permutation(count)
-    n_val, n_test = (max(1, round(share * count)) if share else 0 for share in (shares.val, shares.test))
+    n_val, n_test = (
+        max(1, round(share * count)) if share else 0 for share in (shares.val, shares.test)
+    )
     split = np.full(count, "train")
-    split = split.astype("<U5")
     split[order[:n_val]] = "val"
     split[order[n_val : n_val + n_test]] = "test"
     return split
@@ -223,7 +224,7 @@ def _table_rows(folder: Path, table: Path) -> Iterator[dict[str, Any]]:
         if not is_structure_file(path):
             raise ValueError(f"{table} names {row['file']}, which is neither CIF nor POSCAR")
         structure = read_structures(path)[0].structure
-        labels = {key: value for key, value in row.items() if value == value}
+        labels = {str(key): value for key, value in row.items() if value == value}
         yield {
             "id": row["file"],
             **labels,
@@ -239,7 +240,8 @@ def _assemble(
     if not rows:
         raise ValueError(f"{data.structures} holds no crystal")
     atomic_number = _atomic_numbers()
-    counts, numbers = [], []
+    counts: list[int] = []
+    numbers: list[int] = []
     for index, row in enumerate(rows):
         try:
             numbers.extend(atomic_number[symbol] for symbol in row["species"])
@@ -280,7 +282,7 @@ def _label(row: dict[str, Any], name: str) -> float:
 
 
 def _atomic_numbers() -> dict[str, int]:
-    from pymatgen.core import Element
+    from pymatgen.core.periodic_table import Element
 
     return {Element.from_Z(z).symbol: z for z in range(1, N_ELEMENTS + 1)}
 

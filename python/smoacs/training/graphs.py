@@ -64,7 +64,8 @@ class PackedGraphs:
         parts = [
             _build_part(crystals.select(indices), spec)
             for indices in np.split(
-                np.arange(len(crystals)), range(CRYSTALS_PER_BUILD, len(crystals), CRYSTALS_PER_BUILD)
+                np.arange(len(crystals)),
+                range(CRYSTALS_PER_BUILD, len(crystals), CRYSTALS_PER_BUILD),
             )
         ]
         vectors, ends, edge_counts, line_ends, line_counts = (
@@ -106,6 +107,8 @@ def _build_part(crystals: LabelledCrystals, spec: GraphSpec) -> tuple[NDArray, .
     batch = crystals.batch()
     graph = Graph.build(batch, spec)
     neighbors, line = graph.neighbors, graph.line
+    if line is None:
+        raise ValueError("ALIGNN needs bond pairs; set line_graph in the GraphSpec")
     vectors = edge_vectors(batch.frac_coords, batch.lattice, neighbors)
     edge_ptr = neighbors.edge_ptr.numpy()
     edge_counts = np.diff(edge_ptr)

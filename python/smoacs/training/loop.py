@@ -57,9 +57,7 @@ class Trainer:
         self.config = config
         self.graphs = graphs
         self.atom_features = atom_features
-        self.scale = TargetScale.of(
-            torch.from_numpy(graphs["train"].targets), config.targets
-        )
+        self.scale = TargetScale.of(torch.from_numpy(graphs["train"].targets), config.targets)
         self.model = new_model(config, atom_features.shape[1])
         self.averaged = copy.deepcopy(self.model).requires_grad_(False)
         self.best = copy.deepcopy(self.averaged)
@@ -80,6 +78,7 @@ class Trainer:
 
     @property
     def steps_per_epoch(self) -> int:
+        """Number of mini-batches; the last one may be smaller."""
         return -(-len(self.graphs["train"]) // self.config.batch_size)
 
     @property

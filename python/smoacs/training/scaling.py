@@ -34,9 +34,7 @@ class TargetScale:
         return cls(
             mean=torch.tensor([float(column.mean()) for column in columns]),
             std=torch.where(std > 1e-6, std, 1.0),
-            minimum=torch.tensor(
-                [-torch.inf if c.minimum is None else c.minimum for c in configs]
-            ),
+            minimum=torch.tensor([-torch.inf if c.minimum is None else c.minimum for c in configs]),
         )
 
     def to_units(self, outputs: Tensor) -> Tensor:
