@@ -1,10 +1,14 @@
 // Markers that let one source serve the host compiler and nvcc.
 #pragma once
 
+// SMOACS_HD: inline on host and device. SMOACS_LANES: inline where the 32 lanes of lanes.h are, so
+// on the device under nvcc, else on the host.
 #ifdef __CUDACC__
 #define SMOACS_HD __host__ __device__ __forceinline__
+#define SMOACS_LANES __device__ __forceinline__
 #else
 #define SMOACS_HD inline __attribute__((always_inline))
+#define SMOACS_LANES inline __attribute__((always_inline))
 #endif
 
 // Put before a function that holds a hot loop: the compiler makes one copy per instruction set and

@@ -1,0 +1,154 @@
+#include "core/softmax.h"
+
+#include <pybind11/pybind11.h>
+
+#include <string>
+
+#include "bindings/bindings.h"
+#include "bindings/checks.h"
+#include "cpu/masked_softmax.h"
+#ifdef SMOACS_WITH_CUDA
+#include "cuda/masked_softmax.h"
+#endif
+
+namespace py = pybind11;
+
+namespace smoacs::bindings {
+
+namespace {
+
+// The inputs as Python gives them: addresses and sizes.
+struct Inputs {
+    std::int64_t n_sites, n_crystals, n_patterns, n_elements, n_temperatures;
+    std::uintptr_t element_logits, pattern_logits, allowed, ptr, temperature;
+};
+
+template <typename T>
+SoftmaxBatch<T> checked(const Inputs& in, const Stream& stream) {
+    require_size(in.n_sites, "n_sites");
+    require_size(in.n_crystals, "n_crystals");
+    require(in.n_patterns >= 1, "there must be at least one pattern");
+    require(in.n_elements >= 1 && in.n_elements <= kRowSize,
+            "there must be 1 to 128 elements, got " + std::to_string(in.n_elements));
+    require(in.n_temperatures == 1 || in.n_temperatures == in.n_crystals,
+            "there must be one temperature, or one per crystal");
+    SoftmaxBatch<T> batch{};
+    batch.n_sites = in.n_sites;
+    batch.n_crystals = in.n_crystals;
+    batch.n_patterns = static_cast<int>(in.n_patterns);
+    batch.n_elements = static_cast<int>(in.n_elements);
+    batch.element_logits =
+        pointer<const T>(in.element_logits, in.n_sites * in.n_elements, "element_logits");
+    batch.pattern_logits =
+        pointer<const T>(in.pattern_logits, in.n_crystals * in.n_patterns, "pattern_logits");
+    batch.allowed = pointer<const std::uint32_t>(
+        in.allowed, in.n_sites * in.n_patterns * n_words(batch), "allowed");
+    batch.ptr = pointer<const std::int64_t>(in.ptr, in.n_crystals + 1, "ptr");
+    batch.temperature = pointer<const T>(in.temperature, in.n_temperatures, "temperature");
+    batch.temperature_stride = in.n_temperatures == 1 ? 0 : 1;
+    if (!stream) require_offsets(batch.ptr, in.n_crystals, in.n_sites);
+    return batch;
+}
+
+void masked_softmax(const Inputs& in, bool paper, std::uintptr_t composition,
+                    std::uintptr_t weights, std::uintptr_t fault, const std::string& dtype,
+                    const Stream& stream) {
+    with_float_type(dtype, [&](auto zero) {
+        using T = decltype(zero);
+        const auto batch = checked<T>(in, stream);
+        T* x = pointer<T>(composition, in.n_sites * in.n_elements, "composition");
+        T* q = pointer<T>(weights, in.n_crystals * in.n_patterns, "weights");
+        auto* found = pointer<std::int64_t>(fault, 1, "fault");
+        const py::gil_scoped_release released;
+        if (!stream) {
+            *found = cpu::masked_softmax(batch, paper, x, q);
+            return;
+        }
+#ifdef SMOACS_WITH_CUDA
+        cuda::masked_softmax(batch, paper, x, q, found, *stream);
+#else
+        no_cuda_build();
+#endif
+    });
+}
+
+void masked_softmax_backward(const Inputs& in, bool paper, std::uintptr_t weights,
+                             std::uintptr_t grad_composition, std::uintptr_t grad_weights,
+                             std::uintptr_t dots, std::uintptr_t grad_element_logits,
+                             std::uintptr_t grad_pattern_logits, const std::string& dtype,
+                             const Stream& stream) {
+    with_float_type(dtype, [&](auto zero) {
+        using T = decltype(zero);
+        const auto batch = checked<T>(in, stream);
+        const std::int64_t of_sites = in.n_sites * in.n_elements;
+        const std::int64_t of_crystals = in.n_crystals * in.n_patterns;
+        const T* q = pointer<const T>(weights, of_crystals, "weights");
+        const T* gx = pointer<const T>(grad_composition, of_sites, "grad_composition");
+        const T* gq = pointer<const T>(grad_weights, of_crystals, "grad_weights");
+        T* scratch = pointer<T>(dots, in.n_sites * in.n_patterns, "dots");
+        T* ga = pointer<T>(grad_element_logits, of_sites, "grad_element_logits");
+        T* gw = pointer<T>(grad_pattern_logits, of_crystals, "grad_pattern_logits");
+        const py::gil_scoped_release released;
+        if (!stream) {
+            cpu::masked_softmax_backward(batch, paper, q, gx, gq, scratch, ga, gw);
+            return;
+        }
+#ifdef SMOACS_WITH_CUDA
+        cuda::masked_softmax_backward(batch, paper, q, gx, gq, scratch, ga, gw, *stream);
+#else
+        no_cuda_build();
+#endif
+    });
+}
+
+// One sentence for a fault; None for none.
+py::object describe_fault(std::int64_t fault, std::int64_t n_patterns) {
+    if (fault == kNoFault) return py::none();
+    const std::int64_t index = fault & ((std::int64_t{1} << 56) - 1);
+    const std::string whole = std::to_string(index);
+    const std::string part = std::to_string(index / n_patterns);
+    const std::string pattern = std::to_string(index % n_patterns);
+    switch (static_cast<Fault>(fault >> 56)) {
+        case Fault::offsets:
+            return py::str("ptr must rise from 0 to the number of sites; it does not at crystal " +
+                           whole);
+        case Fault::temperature:
+            return py::str("temperature must be positive and finite, it is not for crystal " +
+                           whole);
+        case Fault::pattern_logit:
+            return py::str("pattern_logits[" + part + ", " + pattern +
+                           "] must be finite, or -inf for a pattern that is padding");
+        case Fault::no_pattern:
+            return py::str("crystal " + whole +
+                           " has no pattern: all of its pattern_logits are -inf");
+        case Fault::element_logit:
+            return py::str("element_logits[" + whole + "] must be finite");
+        case Fault::no_element:
+            return py::str("site " + part + " has no allowed element under pattern " + pattern);
+    }
+    return py::str("unknown fault");
+}
+
+}  // namespace
+
+void bind_softmax(py::module_& m) {
+    py::class_<Inputs>(m, "SoftmaxInputs")
+        .def(py::init<std::int64_t, std::int64_t, std::int64_t, std::int64_t, std::int64_t,
+                      std::uintptr_t, std::uintptr_t, std::uintptr_t, std::uintptr_t,
+                      std::uintptr_t>(),
+             py::kw_only(), py::arg("n_sites"), py::arg("n_crystals"), py::arg("n_patterns"),
+             py::arg("n_elements"), py::arg("n_temperatures"), py::arg("element_logits"),
+             py::arg("pattern_logits"), py::arg("allowed"), py::arg("ptr"),
+             py::arg("temperature"));
+    m.attr("NO_FAULT") = kNoFault;
+    m.def("describe_fault", &describe_fault, py::arg("fault"), py::arg("n_patterns"));
+    m.def("masked_softmax", &masked_softmax, py::arg("inputs"), py::kw_only(), py::arg("paper"),
+          py::arg("composition"), py::arg("weights"), py::arg("fault"), py::arg("dtype"),
+          py::arg("stream").none(true));
+    m.def("masked_softmax_backward", &masked_softmax_backward, py::arg("inputs"), py::kw_only(),
+          py::arg("paper"), py::arg("weights"), py::arg("grad_composition"),
+          py::arg("grad_weights"), py::arg("dots"), py::arg("grad_element_logits"),
+          py::arg("grad_pattern_logits"), py::arg("dtype"), py::arg("stream").none(true));
+}
+
+}  // namespace smoacs::bindings

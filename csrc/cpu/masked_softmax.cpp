@@ -1,0 +1,98 @@
+#include "cpu/masked_softmax.h"
+
+#include <algorithm>
+
+#include "core/ragged.h"
+#include "cpu/threads.h"
+
+namespace smoacs::cpu {
+
+namespace {
+
+// Fewer sites than this per thread are not worth waking it.
+constexpr std::int64_t kSitesPerThread = 64;
+
+template <typename T, bool Paper>
+SMOACS_CLONES std::int64_t forward_sites(const SoftmaxBatch<T>& batch, std::int64_t first,
+                                         std::int64_t last, const T* weights, T* composition) {
+    std::int64_t fault = kNoFault;
+    std::int64_t crystal = group_of(batch.ptr, batch.n_crystals, first);
+    for (std::int64_t site = first; site < last; ++site) {
+        while (site >= batch.ptr[crystal + 1]) ++crystal;
+        const SoftmaxSite<T, Paper> row(batch, site, crystal, weights);
+        fault = std::min(fault, row.fault());
+        row.forward(composition);
+    }
+    return fault;
+}
+
+template <typename T, bool Paper>
+SMOACS_CLONES void backward_sites(const SoftmaxBatch<T>& batch, std::int64_t first,
+                                  std::int64_t last, const T* weights, const T* grad_composition,
+                                  T* dots, T* grad_logits) {
+    std::int64_t crystal = group_of(batch.ptr, batch.n_crystals, first);
+    for (std::int64_t site = first; site < last; ++site) {
+        while (site >= batch.ptr[crystal + 1]) ++crystal;
+        const SoftmaxSite<T, Paper> row(batch, site, crystal, weights);
+        row.backward(grad_composition, grad_logits, dots);
+    }
+}
+
+template <typename T, bool Paper>
+std::int64_t forward(const SoftmaxBatch<T>& batch, T* composition, T* weights) {
+    std::int64_t fault = kNoFault;
+    for (std::int64_t c = 0; c < batch.n_crystals; ++c) {
+        fault = std::min(fault, pattern_weights<Paper>(batch, c, weights));
+    }
+    if (fault != kNoFault) return fault;
+    const int threads = num_threads(batch.n_sites / kSitesPerThread);
+#pragma omp parallel for num_threads(threads) schedule(static) reduction(min : fault)
+    for (int t = 0; t < threads; ++t) {
+        const std::int64_t first = batch.n_sites * t / threads;
+        const std::int64_t last = batch.n_sites * (t + 1) / threads;
+        fault = std::min(fault, forward_sites<T, Paper>(batch, first, last, weights, composition));
+    }
+    return fault;
+}
+
+template <typename T, bool Paper>
+void backward(const SoftmaxBatch<T>& batch, const T* weights, const T* grad_composition,
+              const T* grad_weights, T* dots, T* grad_element_logits, T* grad_pattern_logits) {
+    const int threads = num_threads(batch.n_sites / kSitesPerThread);
+#pragma omp parallel for num_threads(threads) schedule(static)
+    for (int t = 0; t < threads; ++t) {
+        const std::int64_t first = batch.n_sites * t / threads;
+        const std::int64_t last = batch.n_sites * (t + 1) / threads;
+        backward_sites<T, Paper>(batch, first, last, weights, grad_composition, dots,
+                                 grad_element_logits);
+    }
+    for (std::int64_t c = 0; c < batch.n_crystals; ++c) {
+        pattern_gradient<Paper>(batch, c, weights, dots, grad_weights, grad_pattern_logits);
+    }
+}
+
+}  // namespace
+
+template <typename T>
+std::int64_t masked_softmax(const SoftmaxBatch<T>& batch, bool paper, T* composition, T* weights) {
+    return paper ? forward<T, true>(batch, composition, weights)
+                 : forward<T, false>(batch, composition, weights);
+}
+
+template <typename T>
+void masked_softmax_backward(const SoftmaxBatch<T>& batch, bool paper, const T* weights,
+                             const T* grad_composition, const T* grad_weights, T* dots,
+                             T* grad_element_logits, T* grad_pattern_logits) {
+    const auto run = paper ? backward<T, true> : backward<T, false>;
+    run(batch, weights, grad_composition, grad_weights, dots, grad_element_logits,
+        grad_pattern_logits);
+}
+
+template std::int64_t masked_softmax(const SoftmaxBatch<float>&, bool, float*, float*);
+template std::int64_t masked_softmax(const SoftmaxBatch<double>&, bool, double*, double*);
+template void masked_softmax_backward(const SoftmaxBatch<float>&, bool, const float*, const float*,
+                                      const float*, float*, float*, float*);
+template void masked_softmax_backward(const SoftmaxBatch<double>&, bool, const double*,
+                                      const double*, const double*, double*, double*, double*);
+
+}  // namespace smoacs::cpu
