@@ -1,0 +1,282 @@
+"""Weight files: where they lie, whether they are whole, and the format of the bundled models.
+
+A bundled model is two files: ``NAME.safetensors`` with the tensors and ``NAME.json``, its card.
+Nothing here ever runs code from a file.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import pickle
+from collections.abc import Mapping
+from importlib import resources
+from io import BytesIO
+from pathlib import Path
+from typing import Annotated, Any
+
+import torch
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from torch import Tensor, nn
+
+from smoacs.predictors.base import GraphSpec
+
+
+class _Section(BaseModel):
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+
+class PropertyCard(_Section):
+    """One output of a model, in its order; see :class:`smoacs.predictors.base.Property`.
+
+    ``minimum`` is a physical bound, such as 0 for a band gap: predictions are clipped there.
+    """
+
+    name: str
+    unit: str
+    low: float
+    high: float
+    minimum: float | None = None
+
+
+class ModelCard(_Section):
+    """What one has to know of a bundled model.
+
+    Attributes
+    ----------
+    name : str
+        Name to load it by.
+    architecture : dict
+        ``kind`` and the fields of the network's configuration.
+    graph : GraphSpec
+        Graph the network was trained on.
+    properties : tuple of PropertyCard
+        Outputs in the network's order. The network gives them in these units: a scale used in
+        training belongs into the weights of the last layer.
+    elements : tuple of str
+        Symbols of the elements in the training data.
+    training : dict
+        Data, licence, split, errors, seed and whatever else tells how the weights came about.
+    sha256 : str
+        Of the safetensors file.
+    """
+
+    name: str
+    architecture: dict[str, Any]
+    graph: GraphSpec
+    properties: Annotated[tuple[PropertyCard, ...], Field(min_length=1)]
+    elements: Annotated[tuple[str, ...], Field(min_length=1)]
+    training: dict[str, Any]
+    sha256: str
+
+
+def sha256(path: Path) -> str:
+    """SHA-256 of a file, in hexadecimal."""
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def fingerprint(state: Mapping[str, Tensor]) -> str:
+    """SHA-256 of the names and values of tensors, whatever file they came from."""
+    digest = hashlib.sha256()
+    for name in sorted(state):
+        digest.update(name.encode())
+        digest.update(state[name].detach().cpu().contiguous().numpy().tobytes())
+    return digest.hexdigest()
+
+
+def cache_dir() -> Path:
+    """Folder of weights that do not ship with smoacs: ``SMOACS_CACHE`` or ``~/.cache/smoacs``."""
+    return Path(os.environ.get("SMOACS_CACHE") or Path.home() / ".cache" / "smoacs")
+
+
+def bundled() -> dict[str, Path]:
+    """Cards of the models that ship with smoacs, by name."""
+    folder = Path(str(resources.files("smoacs"))) / "weights"
+    return {path.stem: path for path in sorted(folder.glob("*.json"))}
+
+
+def locate(kind: str, name: str, origin: str) -> Path:
+    """File or folder with weights: a path as given, or a name in the cache.
+
+    Parameters
+    ----------
+    kind : str
+        Sub-folder of the cache, such as ``"megnet"``.
+    name : str
+        Path, or name of an entry of that sub-folder.
+    origin : str
+        Where a user gets the weights, for the error.
+
+    Raises
+    ------
+    FileNotFoundError
+        If there is neither; says where to get the weights and where to put them.
+    """
+    place = cache_dir() / kind / name
+    for path in (Path(name).expanduser(), place):
+        if path.exists():
+            return path
+    raise FileNotFoundError(
+        f"no weights {name!r}: neither such a path nor {place} exists; get them from {origin} "
+        f"and put them there, or give the folder that holds them"
+    )
+
+
+def load_torch(source: Path | bytes, label: str) -> Any:
+    """Content of a file that ``torch.save`` wrote, tensors and plain data only.
+
+    Parameters
+    ----------
+    source : Path or bytes
+        The file or what is in it.
+    label : str
+        Name of the file in errors.
+
+    Raises
+    ------
+    ValueError
+        If the file is damaged, or holds pickled code, which is never run.
+    """
+    file: Any = BytesIO(source) if isinstance(source, bytes) else source
+    try:
+        return torch.load(file, map_location="cpu", weights_only=True)
+    except pickle.UnpicklingError as error:
+        raise ValueError(
+            f"{label} is damaged or holds pickled objects other than tensors and plain data; "
+            "smoacs runs no code from weight files, so save its state dict alone"
+        ) from error
+    except (RuntimeError, EOFError, ValueError, KeyError) as error:
+        raise ValueError(f"{label} is no complete torch file: {first_line(error)}") from error
+
+
+def load_strictly(network: nn.Module, state: Mapping[str, Tensor], label: str) -> None:
+    """Copy tensors into a network whose names and shapes must all match.
+
+    Raises
+    ------
+    ValueError
+        If a tensor is missing, left over, or of another shape.
+    """
+    expected = network.state_dict()
+    missing = sorted(expected.keys() - state.keys())
+    unexpected = sorted(state.keys() - expected.keys())
+    shapes = [
+        f"{name} {tuple(state[name].shape)} instead of {tuple(expected[name].shape)}"
+        for name in sorted(expected.keys() & state.keys())
+        if state[name].shape != expected[name].shape
+    ]
+    complaints = [
+        f"{problem}: {', '.join(names[:3])}{' ...' if len(names) > 3 else ''}"
+        for problem, names in (
+            ("missing", missing),
+            ("unexpected", unexpected),
+            ("wrong shape", shapes),
+        )
+        if names
+    ]
+    if complaints:
+        raise ValueError(f"the weights in {label} do not fit the model; {'; '.join(complaints)}")
+    network.load_state_dict(state, strict=True)
+
+
+def save_bundle(
+    folder: Path | str,
+    network: nn.Module,
+    *,
+    name: str,
+    architecture: Mapping[str, Any],
+    graph: GraphSpec,
+    properties: tuple[PropertyCard, ...],
+    elements: tuple[str, ...],
+    training: Mapping[str, Any],
+) -> Path:
+    """Write ``NAME.safetensors`` and ``NAME.json`` into a folder; return the card's path.
+
+    The arguments are the fields of :class:`ModelCard`.
+    """
+    from safetensors.torch import save
+
+    folder = Path(folder)
+    folder.mkdir(parents=True, exist_ok=True)
+    tensors = {
+        key: value.detach().cpu().contiguous() for key, value in network.state_dict().items()
+    }
+    content = save(tensors)
+    card = ModelCard(
+        name=name,
+        architecture=dict(architecture),
+        graph=graph,
+        properties=properties,
+        elements=elements,
+        training=dict(training),
+        sha256=hashlib.sha256(content).hexdigest(),
+    )
+    path = folder / f"{name}.json"
+    for target, data in (
+        (path.with_suffix(".safetensors"), content),
+        (path, (card.model_dump_json(indent=2) + "\n").encode()),
+    ):
+        partial = target.with_name(target.name + ".partial")
+        partial.write_bytes(data)
+        os.replace(partial, target)
+    return path
+
+
+def read_card(path: Path) -> ModelCard:
+    """Card of a bundled model.
+
+    Raises
+    ------
+    ValueError
+        If the file is no model card.
+    """
+    try:
+        return ModelCard.model_validate_json(path.read_text(encoding="utf-8"))
+    except (ValidationError, UnicodeDecodeError) as error:
+        raise ValueError(f"{path} is no smoacs model card: {error}") from error
+
+
+def load_bundle(path_or_name: Path | str) -> tuple[ModelCard, dict[str, Tensor]]:
+    """Card and tensors of a bundled model.
+
+    Parameters
+    ----------
+    path_or_name : Path or str
+        Name of a model that ships with smoacs, or path of either of a model's two files.
+
+    Raises
+    ------
+    FileNotFoundError
+        If one of the files does not exist.
+    ValueError
+        If a file is damaged or is not the one that the card describes.
+    """
+    from safetensors import SafetensorError
+    from safetensors.torch import load
+
+    path = bundled().get(str(path_or_name)) or Path(path_or_name).expanduser().with_suffix(".json")
+    tensors = path.with_suffix(".safetensors")
+    for file in (path, tensors):
+        if not file.is_file():
+            raise FileNotFoundError(
+                f"no model file {file}; the bundled models come with the smoacs package "
+                f"(reinstall it), others belong there: {path.name} and {tensors.name} side by side"
+            )
+    card = read_card(path)
+    content = tensors.read_bytes()
+    found = hashlib.sha256(content).hexdigest()
+    if found != card.sha256:
+        raise ValueError(
+            f"{tensors} is damaged or not the file that {path.name} describes: its SHA-256 is "
+            f"{found[:12]}..., not {card.sha256[:12]}...; copy both files again"
+        )
+    try:
+        return card, load(content)
+    except SafetensorError as error:
+        raise ValueError(f"{tensors} is no safetensors file: {first_line(error)}") from error
+
+
+def first_line(error: Exception) -> str:
+    """First line of an error's message."""
+    return str(error).partition("\n")[0]
