@@ -5,7 +5,9 @@ import pytest
 from smoacs.training.config import load_config
 
 
-def test_reads_a_complete_configuration_with_paths_relative_to_it(raw_config, write_config, tmp_path):
+def test_reads_a_complete_configuration_with_paths_relative_to_it(
+    raw_config, write_config, tmp_path
+):
     config = load_config(write_config(raw_config))
     assert config.output == tmp_path / "run"
     assert config.data.structures == tmp_path / "crystals.jsonl"

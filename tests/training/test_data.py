@@ -171,5 +171,5 @@ def test_bad_tables_are_explained(raw_config, write_config, tmp_path):
     with pytest.raises(ValueError, match="no column 'file'; it has name, formation_energy"):
         load_crystals(load_config(write_config(config)))
     (tmp_path / "labels.csv").write_text("file,formation_energy\na.txt,1\n")
-    with pytest.raises(ValueError, match="names a.txt, which is neither CIF nor POSCAR"):
+    with pytest.raises(ValueError, match=r"names a\.txt, which is neither CIF nor POSCAR"):
         load_crystals(load_config(write_config(config)))

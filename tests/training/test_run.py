@@ -1,0 +1,97 @@
+from __future__ import annotations
+
+import csv
+import io
+import json
+
+import numpy as np
+import pytest
+import torch
+from rich.console import Console
+
+from smoacs.predictors.weights import load_bundle
+from smoacs.training import train
+from smoacs.training.loop import Trainer
+
+
+@pytest.fixture
+def console() -> Console:
+    return Console(file=io.StringIO(), width=120)
+
+
+def table(path) -> list[dict[str, str]]:
+    with path.open(newline="") as file:
+        return list(csv.DictReader(file))
+
+
+def test_a_run_leaves_a_model_with_a_truthful_card(raw_config, write_config, console, tmp_path):
+    raw_config["strained_copies"] = {"max_strain": 0.05}
+    result = train(write_config(raw_config), console=console)
+    assert result.card == tmp_path / "run" / "toy.json"
+    card, tensors = load_bundle(result.card)
+    assert {p.name: (p.unit, p.minimum) for p in card.properties} == {
+        "formation_energy": ("eV/atom", None),
+        "band_gap": ("eV", 0.0),
+    }
+    assert set(card.elements) <= {"Li", "Na", "K", "Rb", "F", "Cl", "Br"}
+    assert card.graph.k == 6
+    assert tensors["fc.weight"].shape == (2, 16)
+    training = card.training
+    assert training["crystals"] == {"train": 16, "val": 4, "test": 4}
+    assert training["strained_copies"] == 16
+    assert training["mean_absolute_error"] == result.errors
+    predictions = table(tmp_path / "run" / "test_predictions.csv")
+    for name, labelled in (
+        ("formation_energy", 4),
+        ("band_gap", training["labels"]["band_gap"]["test"]),
+    ):
+        errors = [
+            abs(float(row[name]) - float(row[f"{name}_predicted"]))
+            for row in predictions
+            if row[name] != "nan"
+        ]
+        assert len(errors) == labelled
+        assert np.mean(errors) == pytest.approx(result.errors["test"][name], rel=1e-5)
+    assert len(table(tmp_path / "run" / "history.csv")) == 4
+    shown = console.file.getvalue()
+    assert "epoch 4: loss" in shown
+    assert "model written to" in shown
+
+
+def test_an_interrupted_run_continues_to_the_same_model(
+    raw_config, write_config, console, tmp_path, monkeypatch
+):
+    whole = load_bundle(train(write_config(raw_config), console=console).card)[1]
+    run_epoch = Trainer.run_epoch
+
+    def stop_in_third(self, on_step):
+        if self.epoch == 2:
+            raise KeyboardInterrupt
+        return run_epoch(self, on_step)
+
+    path = write_config(raw_config | {"output": "again"}, "again.yaml")
+    with monkeypatch.context() as patch:
+        patch.setattr(Trainer, "run_epoch", stop_in_third)
+        with pytest.raises(KeyboardInterrupt):
+            train(path, console=console)
+    assert not (tmp_path / "again" / "toy.json").exists()
+    parts = load_bundle(train(path, console=console).card)[1]
+    assert "after epoch 2" in console.file.getvalue()
+    assert all(torch.equal(whole[name], parts[name]) for name in whole)
+
+
+def test_another_run_is_not_overwritten(raw_config, write_config, console):
+    card = train(write_config(raw_config | {"epochs": 1}), console=console).card
+    before = card.read_bytes()
+    with pytest.raises(ValueError, match="other values of batch_size"):
+        train(write_config(raw_config | {"epochs": 1, "batch_size": 3}), console=console)
+    assert card.read_bytes() == before
+
+
+def test_data_without_a_test_split(raw_config, write_config, console, rows, jsonl):
+    for row in rows:
+        row["split"] = "val" if row["split"] == "test" else row["split"]
+    jsonl.write_text("".join(json.dumps(row) + "\n" for row in rows))
+    result = train(write_config(raw_config | {"epochs": 1}), console=console)
+    assert set(result.errors) == {"val"}
+    assert not (result.card.parent / "test_predictions.csv").exists()
