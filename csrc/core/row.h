@@ -42,8 +42,22 @@ SMOACS_LANES bool is_first_lane() {
     return lane_of(0) == 0;
 }
 
+#ifndef __CUDACC__
+// A table, because not every instruction set can shift each lane by another count.
+alignas(64) constexpr std::uint32_t kLaneBit[kLanes] = {
+    1u << 0,  1u << 1,  1u << 2,  1u << 3,  1u << 4,  1u << 5,  1u << 6,  1u << 7,
+    1u << 8,  1u << 9,  1u << 10, 1u << 11, 1u << 12, 1u << 13, 1u << 14, 1u << 15,
+    1u << 16, 1u << 17, 1u << 18, 1u << 19, 1u << 20, 1u << 21, 1u << 22, 1u << 23,
+    1u << 24, 1u << 25, 1u << 26, 1u << 27, 1u << 28, 1u << 29, 1u << 30, 1u << 31};
+#endif
+
+// The bit of a mask's word that belongs to number j.
 SMOACS_LANES bool bit(std::uint32_t word, int j) {
+#ifdef __CUDACC__
     return (word >> lane_of(j) & 1u) != 0;
+#else
+    return (word & kLaneBit[j]) != 0;
+#endif
 }
 
 // Fills a row from an array of `size` numbers, with zeros past its end.
@@ -67,44 +81,40 @@ SMOACS_LANES void store(const Row<T>& row, int size, T* to) {
     }
 }
 
-template <typename T>
-SMOACS_HD T larger(T a, T b) {
-    return a > b ? a : b;
+struct Sum {
+    template <typename T>
+    SMOACS_HD static T of(T a, T b) {
+        return a + b;
+    }
+};
+
+struct Max {
+    template <typename T>
+    SMOACS_HD static T of(T a, T b) {
+        return a > b ? a : b;
+    }
+};
+
+// Combines lane j with lane j + Step, for Step = 16, 8, 4, 2, 1.
+template <typename Op, int Step, typename T>
+SMOACS_LANES void fold(T* lane) {
+#ifdef __CUDACC__
+    lane[0] = Op::of(lane[0], __shfl_xor_sync(0xffffffffu, lane[0], Step));
+#else
+    for (int j = 0; j < Step; ++j) lane[j] = Op::of(lane[j], lane[j + Step]);
+#endif
+    if constexpr (Step > 1) fold<Op, Step / 2>(lane);
 }
 
-// Largest of a row, known to all lanes.
-template <typename T>
-SMOACS_LANES T max_of(const Row<T>& row) {
+// Sum or largest number of a row, known to all lanes.
+template <typename Op, typename T>
+SMOACS_LANES T reduce(const Row<T>& row) {
     T lane[kPerWord];
     for (int j = 0; j < kPerWord; ++j) lane[j] = row[j];
     for (int w = 1; w < kWords; ++w) {
-        for (int j = 0; j < kPerWord; ++j) lane[j] = larger(lane[j], row[w * kPerWord + j]);
+        for (int j = 0; j < kPerWord; ++j) lane[j] = Op::of(lane[j], row[w * kPerWord + j]);
     }
-    for (int step = kLanes / 2; step > 0; step /= 2) {
-#ifdef __CUDACC__
-        lane[0] = larger(lane[0], __shfl_xor_sync(0xffffffffu, lane[0], step));
-#else
-        for (int j = 0; j < step; ++j) lane[j] = larger(lane[j], lane[j + step]);
-#endif
-    }
-    return lane[0];
-}
-
-// Sum of a row, known to all lanes.
-template <typename T>
-SMOACS_LANES T sum_of(const Row<T>& row) {
-    T lane[kPerWord];
-    for (int j = 0; j < kPerWord; ++j) lane[j] = row[j];
-    for (int w = 1; w < kWords; ++w) {
-        for (int j = 0; j < kPerWord; ++j) lane[j] += row[w * kPerWord + j];
-    }
-    for (int step = kLanes / 2; step > 0; step /= 2) {
-#ifdef __CUDACC__
-        lane[0] += __shfl_xor_sync(0xffffffffu, lane[0], step);
-#else
-        for (int j = 0; j < step; ++j) lane[j] += lane[j + step];
-#endif
-    }
+    fold<Op, kLanes / 2>(lane);
     return lane[0];
 }
 
@@ -112,7 +122,7 @@ template <typename T>
 SMOACS_LANES T dot(const Row<T>& a, const Row<T>& b) {
     Row<T> product;
     for (int i = 0; i < kHeld; ++i) product[i] = a[i] * b[i];
-    return sum_of(product);
+    return reduce<Sum>(product);
 }
 
 }  // namespace smoacs

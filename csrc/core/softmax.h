@@ -162,9 +162,9 @@ struct SoftmaxSite {
     // Turns values, minus infinity where there is none, into exp((value - max) / T); returns
     // 1 / sum.
     SMOACS_LANES T exponentials(Row<T>& values) const {
-        const T top = max_of(values);
+        const T top = reduce<Max>(values);
         for (int i = 0; i < kHeld; ++i) values[i] = exp_nonpositive((values[i] - top) * inverse);
-        return T(1) / sum_of(values);
+        return T(1) / reduce<Sum>(values);
     }
 
     // Numerators of p[k,:]; returns 1 / their sum.
@@ -174,8 +174,9 @@ struct SoftmaxSite {
             const std::uint32_t may = word(k, w), is = existing(w);
             for (int j = 0; j < kPerWord; ++j) {
                 const int i = w * kPerWord + j;
+                const T logit = floored<Paper>(logits[i]);
                 const T masked = Paper && bit(is, j) ? T(0) : none;
-                values[i] = bit(may, j) ? floored<Paper>(logits[i]) : masked;
+                values[i] = bit(may, j) ? logit : masked;
             }
         }
         return exponentials(values);
@@ -208,7 +209,7 @@ struct SoftmaxSite {
     SMOACS_LANES std::int64_t fault() const {
         Row<T> zeros;
         for (int i = 0; i < kHeld; ++i) zeros[i] = logits[i] - logits[i];
-        if (!(sum_of(zeros) == T(0))) return fault_at(Fault::element_logit, site);
+        if (!(reduce<Sum>(zeros) == T(0))) return fault_at(Fault::element_logit, site);
         for (int k = 0; k < batch.n_patterns; ++k) {
             std::uint32_t any = 0;
             for (int w = 0; w < kWords; ++w) any |= word(k, w);
