@@ -1,4 +1,4 @@
-"""ALIGNN, the line-graph network of Choudhary and DeCost, in plain torch.
+"""ALIGNN, the line-graph network of Choudhary and DeCost: the network in plain torch.
 
 Choudhary, DeCost, npj Comput. Mater. 7, 185 (2021). Both published generations are covered: the
 first normalises with batch statistics, version 2.0 with layer statistics; names and shapes of the
@@ -9,15 +9,22 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass
-from typing import Literal, Protocol
+from typing import Any, Literal, Protocol
 
 import numpy as np
 import torch
-
 from torch import Tensor, nn
 from torch.nn import functional
 
-from smoacs.predictors.layers import Linear, crystal_index, sigmoid, silu, sum_at
+from smoacs.predictors.layers import (
+    Linear,
+    crystal_index,
+    gated_mean,
+    gaussians,
+    sigmoid,
+    silu,
+    sum_at,
+)
 
 _GATE_EPS = 1e-6
 
@@ -49,6 +56,7 @@ class CutoffEnvelope:
     multiply: bool = False
 
     def __call__(self, lengths: Tensor) -> Tensor:
+        """Value at lengths (N,) in Å."""
         p, t = self.exponent, lengths / self.cutoff
         value = (
             1
@@ -97,6 +105,8 @@ class ALIGNNConfig:
 class RadialBasis(nn.Module):
     """Gaussians at evenly spaced centres, as wide as ALIGNN makes them (gamma = 1 / spacing)."""
 
+    centers: Tensor
+
     def __init__(self, low: float, high: float, bins: int) -> None:
         super().__init__()
         centers = torch.linspace(low, high, bins, dtype=torch.float32)
@@ -106,7 +116,7 @@ class RadialBasis(nn.Module):
 
     def forward(self, values: Tensor) -> Tensor:
         """Expand (N,) values into (N, bins) features."""
-        return torch.exp((values[:, None] - self.centers).square() * -self._gamma)
+        return gaussians(values, self.centers, self._gamma)
 
 
 def _norm(kind: str, features: int) -> nn.Module:
@@ -121,6 +131,7 @@ class MLPLayer(nn.Module):
         self.layer = nn.Sequential(Linear(in_features, out_features), _norm(norm, out_features))
 
     def forward(self, x: Tensor) -> Tensor:
+        """Map (N, in_features) to (N, out_features)."""
         return _activate(self.layer(x), self.training)
 
 
@@ -146,15 +157,11 @@ class EdgeGatedGraphConv(nn.Module):
         self, x: Tensor, y: Tensor, edges: DirectedEdges, *, update_edges: bool = True
     ) -> tuple[Tensor, Tensor | None]:
         """Update nodes (N, F) and edges (E, F); None for the edges unless ``update_edges``."""
-        # The maps of the source node come before the gather, so they run on nodes, not on edges.
+        # The maps of the ends run on the nodes, before the gather, not on the many edges.
         m = self.edge_gate(y)
-        m = m + self.src_gate(x).index_select(0, edges.src)
-        m = m + self.dst_gate(x).index_select(0, edges.dst)
-        gate = torch.sigmoid(m) if self.training else sigmoid(m)
-        message = gate * self.dst_update(x).index_select(0, edges.src)
-        n_nodes = x.shape[0]
-        total = sum_at(message, edges.dst, n_nodes)
-        h = total / (sum_at(gate, edges.dst, n_nodes) + _GATE_EPS)
+        m = m.add_(self.src_gate(x).index_select(0, edges.src))
+        m = m.add_(self.dst_gate(x).index_select(0, edges.dst))
+        h = gated_mean(m, self.dst_update(x), edges.src, edges.dst, _GATE_EPS)
         x = x + _activate(self.bn_nodes(self.src_update(x) + h), self.training)
         if not update_edges:
             return x, None
@@ -257,7 +264,7 @@ class ALIGNN(nn.Module):
         return sigmoid(out) if self.config.link == "logit" else out
 
 
-def _count_down(layers: nn.ModuleList) -> Iterator[tuple[int, nn.Module]]:
+def _count_down(layers: nn.ModuleList) -> Iterator[tuple[int, Any]]:
     """Layers with the number of layers left after each."""
     return zip(range(len(layers) - 1, -1, -1), layers, strict=True)
 

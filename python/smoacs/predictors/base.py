@@ -86,9 +86,7 @@ class Graph:
             return cls(neighbors)
         return cls(
             neighbors,
-            line_graph(
-                neighbors, cutoff=spec.three_body_cutoff, self_pairs=spec.self_pairs
-            ),
+            line_graph(neighbors, cutoff=spec.three_body_cutoff, self_pairs=spec.self_pairs),
         )
 
 

@@ -39,7 +39,10 @@ FIDELITIES = ("PBE", "GLLB-SC", "HSE", "SCAN")
 ELEMENTS = tuple(z for z in range(1, 95) if not 84 <= z <= 88)
 """Atomic numbers of the rows of the node embedding: H to Pu without Po, At, Rn, Fr and Ra."""
 
-ORIGIN = "https://huggingface.co/materialyze (MatGL's pretrained models, BSD-3)"
+ORIGIN = (
+    "https://huggingface.co/materialyze or the folder pretrained_models of "
+    "https://github.com/materialsvirtuallab/matgl (BSD-3; state.pt and model.json)"
+)
 
 _WIDTH = 32
 _NORMALISER = re.compile(r"Mean\s*[=:]\s*(\S+?),\s*Std\s*[=:]\s*(\S+)")
@@ -423,12 +426,12 @@ class MEGNetPredictor(NetworkPredictor):
             If a file is damaged or describes a network of another kind, or the fidelity is
             unknown, or the target of an unpublished model is not given.
         """
-        folder = locate("megnet", name, ORIGIN)
+        folder = locate("megnet", name, ORIGIN, [model.name for model in PUBLISHED])
         for file in ("state.pt", "model.json"):
             if not (folder / file).is_file():
                 raise FileNotFoundError(
-                    f"no file {folder / file}; a MEGNet folder holds state.pt and model.json, "
-                    f"get both from {ORIGIN}"
+                    f"no file {folder / file}: a MEGNet folder holds state.pt and model.json, "
+                    f"from {ORIGIN}"
                 )
         state = load_torch(folder / "state.pt", str(folder / "state.pt"))
         if not isinstance(state, dict):

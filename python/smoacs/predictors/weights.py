@@ -9,14 +9,15 @@ from __future__ import annotations
 import hashlib
 import os
 import pickle
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
+from difflib import get_close_matches
 from importlib import resources
 from io import BytesIO
 from pathlib import Path
 from typing import Annotated, Any
 
 import torch
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from pydantic import BaseModel, ConfigDict, Field, FiniteFloat, ValidationError
 from torch import Tensor, nn
 
 from smoacs.predictors.base import GraphSpec
@@ -34,9 +35,9 @@ class PropertyCard(_Section):
 
     name: str
     unit: str
-    low: float
-    high: float
-    minimum: float | None = None
+    low: FiniteFloat
+    high: FiniteFloat
+    minimum: FiniteFloat | None = None
 
 
 class ModelCard(_Section):
@@ -96,7 +97,7 @@ def bundled() -> dict[str, Path]:
     return {path.stem: path for path in sorted(folder.glob("*.json"))}
 
 
-def locate(kind: str, name: str, origin: str) -> Path:
+def locate(kind: str, name: str, origin: str, known: Sequence[str] = ()) -> Path:
     """File or folder with weights: a path as given, or a name in the cache.
 
     Parameters
@@ -107,6 +108,8 @@ def locate(kind: str, name: str, origin: str) -> Path:
         Path, or name of an entry of that sub-folder.
     origin : str
         Where a user gets the weights, for the error.
+    known : sequence of str
+        Names that exist, to suggest instead of a misspelt one.
 
     Raises
     ------
@@ -118,9 +121,15 @@ def locate(kind: str, name: str, origin: str) -> Path:
         if path.exists():
             return path
     raise FileNotFoundError(
-        f"no weights {name!r}: neither such a path nor {place} exists; get them from {origin} "
-        f"and put them there, or give the folder that holds them"
+        f"no weights {name!r}{did_you_mean(name, known)}: get them from {origin} and put them at "
+        f"{place}, or give the path where they are"
     )
+
+
+def did_you_mean(name: str, known: Sequence[str]) -> str:
+    """Hint at known names close to a name nobody knows; empty without one."""
+    close = [] if name in known else get_close_matches(name, known, n=3)
+    return f" (did you mean {' or '.join(close)}?)" if close else ""
 
 
 def load_torch(source: Path | bytes, label: str) -> Any:

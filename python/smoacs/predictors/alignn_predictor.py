@@ -1,0 +1,329 @@
+"""ALIGNN as a predictor: bundled models and the official files of both generations."""
+
+from __future__ import annotations
+
+import json
+import math
+import zipfile
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import asdict, fields
+from pathlib import Path
+from typing import Any
+
+from torch import Tensor
+
+from smoacs.chemistry.elements import atomic_number
+from smoacs.crystals import N_ELEMENTS
+from smoacs.predictors.alignn import ALIGNN, ALIGNNConfig, CutoffEnvelope
+from smoacs.predictors.base import Graph, GraphSpec, Property
+from smoacs.predictors.element_features import cgcnn_table
+from smoacs.predictors.network import NetworkPredictor
+from smoacs.predictors.weights import (
+    PropertyCard,
+    load_bundle,
+    load_strictly,
+    load_torch,
+    locate,
+    save_bundle,
+)
+
+KIND = "alignn"
+
+ORIGIN = "Figshare (one zip per model; the alignn package lists the file numbers)"
+
+_FIRST_GENERATION = "alignn"
+_SECOND_GENERATION = "alignn_atomwise_pure"
+
+# Quantities of the official models that smoacs has a name for, by target or file name.
+_BAND_GAP = Property("band_gap", "eV", 0.0, math.inf)
+_FORMATION_ENERGY = Property("formation_energy", "eV/atom", -math.inf, math.inf)
+_TC = Property("tc", "K", 0.0, math.inf)
+_KNOWN_TARGETS = {
+    "formation_energy_peratom": _FORMATION_ENERGY,
+    "formation_energy": _FORMATION_ENERGY,
+    "e_form": _FORMATION_ENERGY,
+    "optb88vdw_bandgap": _BAND_GAP,
+    "mbj_bandgap": _BAND_GAP,
+    "gap_pbe": _BAND_GAP,
+    "gappbe": _BAND_GAP,
+    "snumat_band_gap_hse": _BAND_GAP,
+    "band_gap_hse": _BAND_GAP,
+    "ehull": Property("e_above_hull", "eV/atom", 0.0, math.inf),
+    "bulk_modulus_kv": Property("bulk_modulus", "GPa", 0.0, math.inf),
+    "supercon_tc": _TC,
+    "tc_supercon": _TC,
+    "alex_supercon_tc": _TC,
+    "alex_tc": _TC,
+}
+
+
+class ALIGNNPredictor(NetworkPredictor):
+    """ALIGNN on the 92 CGCNN features of (mixtures of) elements."""
+
+    network: ALIGNN
+
+    def __init__(
+        self,
+        name: str,
+        network: ALIGNN,
+        *,
+        properties: Sequence[Property],
+        graph: GraphSpec,
+        elements: frozenset[int],
+        minima: Mapping[str, float],
+    ) -> None:
+        table = cgcnn_table()
+        if network.config.atom_input_features != table.shape[1]:
+            raise ValueError(
+                f"{name} takes {network.config.atom_input_features} features per atom; "
+                f"smoacs has the {table.shape[1]} of CGCNN"
+            )
+        super().__init__(
+            name,
+            network,
+            table,
+            properties=properties,
+            graph=graph,
+            elements=elements,
+            minima=minima,
+        )
+
+    def _outputs(self, features: Tensor, vectors: Tensor, graph: Graph, ptr: Tensor) -> Tensor:
+        return self.network(features, vectors, graph.neighbors, graph.line, ptr)
+
+    @classmethod
+    def load_bundle(cls, path_or_name: Path | str) -> ALIGNNPredictor:
+        """Load a model in smoacs's own format.
+
+        Parameters
+        ----------
+        path_or_name : Path or str
+            Name of a model that ships with smoacs, or path of one of a model's two files.
+
+        Raises
+        ------
+        FileNotFoundError
+            If one of the files does not exist.
+        ValueError
+            If a file is damaged or holds another kind of model.
+        """
+        card, state = load_bundle(path_or_name)
+        arguments = dict(card.architecture)
+        if (kind := arguments.pop("kind", None)) != KIND:
+            raise ValueError(f"model {card.name} is of kind {kind!r}; this class loads {KIND!r}")
+        network = ALIGNN(_config_of(arguments, f"the card of {card.name}"))
+        load_strictly(network, state, f"{card.name}.safetensors")
+        return cls(
+            card.name,
+            network,
+            properties=[Property(p.name, p.unit, p.low, p.high) for p in card.properties],
+            graph=card.graph,
+            elements=frozenset(atomic_number(symbol) for symbol in card.elements),
+            minima={p.name: p.minimum for p in card.properties if p.minimum is not None},
+        )
+
+    @classmethod
+    def load_official(cls, name: str) -> ALIGNNPredictor:
+        """Load files of the alignn package, of the first generation or of version 2.0.
+
+        Parameters
+        ----------
+        name : str
+            Folder or zip file with ``config.json`` and ``best_model.pt`` or ``checkpoint_*.pt``,
+            or a name that is looked for in the cache.
+
+        Raises
+        ------
+        FileNotFoundError
+            If there is no such file.
+        ValueError
+            If a file is damaged, or the model is no network from crystals to single numbers.
+        """
+        path = locate(KIND, name, ORIGIN)
+        files = dict(_files(path))
+        config = _read_json(files, path)
+        model = config.get("model")
+        if not isinstance(model, dict):
+            raise ValueError(f"config.json in {path} describes no model")
+        network_config = _official_config(model, path)
+        network = ALIGNN(network_config)
+        load_strictly(network, _read_state(files, path), str(path))
+        target = _target(str(config.get("target", "")), path.stem)
+        return cls(
+            f"{KIND}:{path.stem}",
+            network,
+            properties=[target],
+            graph=_official_graph(config, network_config, path),
+            elements=frozenset(range(1, N_ELEMENTS + 1)),
+            minima={"band_gap": 0.0} if target is _BAND_GAP else {},
+        )
+
+
+def save_alignn(
+    folder: Path | str,
+    network: ALIGNN,
+    *,
+    name: str,
+    graph: GraphSpec,
+    properties: tuple[PropertyCard, ...],
+    elements: tuple[str, ...],
+    training: Mapping[str, Any],
+) -> Path:
+    """Write a trained network as ``NAME.safetensors`` and ``NAME.json``; return the card's path.
+
+    The network gives the properties in their units. The other arguments are the fields of
+    :class:`smoacs.predictors.weights.ModelCard`.
+    """
+    return save_bundle(
+        folder,
+        network,
+        name=name,
+        architecture={"kind": KIND, **asdict(network.config)},
+        graph=graph,
+        properties=properties,
+        elements=elements,
+        training=training,
+    )
+
+
+def _config_of(arguments: dict[str, Any], label: str) -> ALIGNNConfig:
+    envelope = arguments.pop("envelope", None)
+    try:
+        return ALIGNNConfig(
+            **arguments, envelope=None if envelope is None else CutoffEnvelope(**envelope)
+        )
+    except TypeError as error:
+        raise ValueError(f"{label} describes no ALIGNN: {error}") from error
+
+
+def _files(path: Path) -> Iterator[tuple[str, bytes]]:
+    """Description and weight files of a folder or zip, by their names in it."""
+    wanted = ("config.json", "best_model.pt", "checkpoint_")
+    if path.is_dir():
+        for file in sorted(path.rglob("*")):
+            if file.is_file() and any(part in file.name for part in wanted):
+                yield file.relative_to(path).as_posix(), file.read_bytes()
+        return
+    try:
+        with zipfile.ZipFile(path) as archive:
+            for name in archive.namelist():
+                if any(part in name for part in wanted):
+                    yield name, archive.read(name)
+    except zipfile.BadZipFile as error:
+        raise ValueError(f"{path} is neither a folder nor a complete zip file") from error
+
+
+def _read_json(files: Mapping[str, bytes], path: Path) -> dict[str, Any]:
+    name = next((name for name in files if "config.json" in name), None)
+    if name is None:
+        raise FileNotFoundError(
+            f"no config.json in {path}; an official ALIGNN model holds it beside the weights, "
+            f"get the zip from {ORIGIN}"
+        )
+    try:
+        return dict(json.loads(files[name]))
+    except (ValueError, TypeError) as error:
+        raise ValueError(f"{name} in {path} is no JSON object: {error}") from error
+
+
+def _read_state(files: Mapping[str, bytes], path: Path) -> dict[str, Tensor]:
+    names = [
+        name
+        for name in files
+        if "best_model.pt" in name or ("checkpoint_" in name and "pt" in name)
+    ]
+    if not names:
+        raise FileNotFoundError(
+            f"no best_model.pt or checkpoint_*.pt in {path}; get the zip from {ORIGIN}"
+        )
+    # The official loader takes the last one; a checkpoint keeps the weights among other things.
+    content = load_torch(files[names[-1]], f"{names[-1]} in {path}")
+    if isinstance(content, dict) and isinstance(content.get("model"), dict):
+        content = content["model"]
+    if not isinstance(content, dict):
+        raise ValueError(f"{names[-1]} in {path} holds no state dict")
+    # A table for force fields on atomic numbers, which plays no part in properties.
+    return {key: value for key, value in content.items() if key != "_species_table"}
+
+
+_REFUSED = {
+    "classification": "a classifier",
+    "extra_features": "a model with extra features of the crystal",
+    "atomwise_output_features": "a model of single atoms",
+    "additional_output_features": "a model with additional outputs",
+}
+
+
+def _official_config(model: dict[str, Any], path: Path) -> ALIGNNConfig:
+    kind = model.get("name")
+    if kind not in (_FIRST_GENERATION, _SECOND_GENERATION):
+        raise ValueError(
+            f"{path} holds a model of kind {kind!r}; smoacs loads {_FIRST_GENERATION!r} and "
+            f"{_SECOND_GENERATION!r}"
+        )
+    for key, what in _REFUSED.items():
+        if model.get(key):
+            raise ValueError(f"{path} holds {what}, which gives no property of a crystal")
+    if model.get("output_features", 1) != 1:
+        raise ValueError(
+            f"{path} gives {model['output_features']} numbers per crystal; smoacs takes models of "
+            "one number"
+        )
+    second = kind == _SECOND_GENERATION
+    if second:
+        if (conv := model.get("conv_type", "alignn")) != "alignn":
+            raise ValueError(f"{path} uses convolutions of type {conv!r}; smoacs knows 'alignn'")
+        # The original turns gradients off where forces have no weight.
+        if model.get("calculate_gradient", True) and model.get("gradwise_weight", 1.0) != 0:
+            raise ValueError(f"{path} holds a force field; smoacs loads models of properties")
+    envelope = None
+    if second and model.get("use_cutoff_function"):
+        envelope = CutoffEnvelope(
+            cutoff=model.get("inner_cutoff", 3.0),
+            exponent=model.get("exponent", 5),
+            multiply=model.get("multiply_cutoff", False),
+        )
+    # Where a file is silent, each generation has its own defaults.
+    defaults = dict.fromkeys(("alignn_layers", "gcn_layers"), 2 if second else 4)
+    defaults |= {"hidden_features": 64 if second else 256}
+    defaults |= {"atom_input_features": 1 if second else 92}
+    shared = {field.name for field in fields(ALIGNNConfig)} - {"norm", "envelope"}
+    arguments = defaults | {key: value for key, value in model.items() if key in shared}
+    return ALIGNNConfig(**arguments, norm="layer" if second else "batch", envelope=envelope)
+
+
+def _official_graph(config: dict[str, Any], network: ALIGNNConfig, path: Path) -> GraphSpec:
+    if (features := config.get("atom_features", "cgcnn")) != "cgcnn":
+        raise ValueError(f"{path} takes atom features {features!r}; smoacs has 'cgcnn'")
+    cutoff = float(config.get("cutoff", 8.0))
+    k = int(config.get("max_neighbors") or 12)
+    strategy = config.get("neighbor_strategy", "k-nearest")
+    if network.norm == "batch":
+        if strategy != "k-nearest":
+            raise ValueError(f"{path} was trained on {strategy!r} graphs; smoacs has 'k-nearest'")
+        return GraphSpec(cutoff, k, "knn_shell", tie_tolerance=0.0, line_graph=True)
+    three_body = config.get("three_body_cutoff")
+    three_body = 3.5 if three_body is None else float(three_body)
+    return GraphSpec(
+        cutoff,
+        k,
+        "knn",
+        tie_tolerance=1e-5,
+        line_graph=True,
+        three_body_cutoff=three_body if three_body < cutoff else None,
+        self_pairs=True,
+    )
+
+
+def _target(target: str, stem: str) -> Property:
+    """Property a model gives: known by its target or file name, else called by its target."""
+    for text in (target, stem):
+        key = text.lower().replace(" ", "_")
+        for affix in ("jv_", "mp_"):
+            key = key.removeprefix(affix)
+        for affix in ("_alignn", "_radius", "_knn"):
+            key = key.removesuffix(affix)
+        if key in _KNOWN_TARGETS:
+            return _KNOWN_TARGETS[key]
+    name = stem if target in ("", "target") else target
+    return Property(name, "", -math.inf, math.inf)
