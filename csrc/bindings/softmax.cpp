@@ -138,8 +138,7 @@ void bind_softmax(py::module_& m) {
                       std::uintptr_t>(),
              py::kw_only(), py::arg("n_sites"), py::arg("n_crystals"), py::arg("n_patterns"),
              py::arg("n_elements"), py::arg("n_temperatures"), py::arg("element_logits"),
-             py::arg("pattern_logits"), py::arg("allowed"), py::arg("ptr"),
-             py::arg("temperature"));
+             py::arg("pattern_logits"), py::arg("allowed"), py::arg("ptr"), py::arg("temperature"));
     m.attr("NO_FAULT") = kNoFault;
     m.def("describe_fault", &describe_fault, py::arg("fault"), py::arg("n_patterns"));
     m.def("masked_softmax", &masked_softmax, py::arg("inputs"), py::kw_only(), py::arg("paper"),

@@ -24,11 +24,11 @@ template <typename T>
 struct SoftmaxBatch {
     std::int64_t n_sites, n_crystals;
     int n_patterns, n_elements;
-    const T* element_logits;         // (S, Z)
-    const T* pattern_logits;         // (C, K)
-    const std::uint32_t* allowed;    // (S, K, W), bit z % 32 of word z / 32
-    const std::int64_t* ptr;         // (C + 1)
-    const T* temperature;            // (C) or, with stride 0, one for all
+    const T* element_logits;       // (S, Z)
+    const T* pattern_logits;       // (C, K)
+    const std::uint32_t* allowed;  // (S, K, W), bit z % 32 of word z / 32
+    const std::int64_t* ptr;       // (C + 1)
+    const T* temperature;          // (C) or, with stride 0, one for all
     std::int64_t temperature_stride;
 };
 
@@ -39,8 +39,14 @@ SMOACS_HD int n_words(const SoftmaxBatch<T>& batch) {
 
 // What is wrong with the input, if anything: the kind in the top byte, where in the rest. The
 // smallest of several is reported, so that the answer does not depend on the order of work.
-enum class Fault : std::int64_t { offsets, temperature, pattern_logit, no_pattern, element_logit,
-                                  no_element };
+enum class Fault : std::int64_t {
+    offsets,
+    temperature,
+    pattern_logit,
+    no_pattern,
+    element_logit,
+    no_element
+};
 constexpr std::int64_t kNoFault = std::numeric_limits<std::int64_t>::max();
 
 SMOACS_HD std::int64_t fault_at(Fault kind, std::int64_t index) {
@@ -94,9 +100,8 @@ SMOACS_HD std::int64_t pattern_weights(const SoftmaxBatch<T>& batch, std::int64_
     if (is_padding(top)) return fault_at(Fault::no_pattern, c);
     T total = 0;
     for (int k = 0; k < n; ++k) {
-        q[k] = is_padding(logits[k])
-                   ? T(0)
-                   : exp_nonpositive((floored<Paper>(logits[k]) - top) * inverse);
+        q[k] = is_padding(logits[k]) ? T(0)
+                                     : exp_nonpositive((floored<Paper>(logits[k]) - top) * inverse);
         total += q[k];
     }
     for (int k = 0; k < n; ++k) q[k] /= total;

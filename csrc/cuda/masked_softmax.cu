@@ -1,7 +1,6 @@
-#include "cuda/masked_softmax.h"
-
 #include "core/ragged.h"
 #include "cuda/check.h"
+#include "cuda/masked_softmax.h"
 
 namespace smoacs::cuda {
 

@@ -185,9 +185,7 @@ def _forward(
     temperature: Tensor,
     paper: bool,
 ) -> tuple[Tensor, Tensor]:
-    arrays = [
-        x.contiguous() for x in (element_logits, pattern_logits, words, ptr, temperature)
-    ]
+    arrays = [x.contiguous() for x in (element_logits, pattern_logits, words, ptr, temperature)]
     composition, weights = torch.empty_like(arrays[0]), torch.empty_like(arrays[1])
     fault = torch.full((1,), kernels().NO_FAULT, dtype=torch.int64, device=ptr.device)
     with stream_of(element_logits) as stream:
@@ -218,9 +216,7 @@ def _backward(
     temperature: Tensor,
     paper: bool,
 ) -> tuple[Tensor, Tensor]:
-    arrays = [
-        x.contiguous() for x in (element_logits, pattern_logits, words, ptr, temperature)
-    ]
+    arrays = [x.contiguous() for x in (element_logits, pattern_logits, words, ptr, temperature)]
     grads = [x.contiguous() for x in (weights, grad_composition, grad_weights)]
     grad_elements, grad_patterns = torch.empty_like(arrays[0]), torch.empty_like(arrays[1])
     dots = element_logits.new_empty(element_logits.shape[0], pattern_logits.shape[1])
