@@ -243,7 +243,11 @@ def _read_state(files: Mapping[str, bytes], path: Path) -> dict[str, Tensor]:
     if not isinstance(content, dict):
         raise ValueError(f"{names[-1]} in {path} holds no state dict")
     # A table for force fields on atomic numbers, which plays no part in properties.
-    return {key: value for key, value in content.items() if key != "_species_table"}
+    state = {key: value for key, value in content.items() if key != "_species_table"}
+    # With a logarithmic link the original sets the last bias to a number without dimension.
+    if isinstance(bias := state.get("fc.bias"), Tensor):
+        state["fc.bias"] = bias.reshape(-1)
+    return state
 
 
 _REFUSED = {

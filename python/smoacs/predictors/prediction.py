@@ -17,7 +17,7 @@ from smoacs.predictors.registry import load
 if TYPE_CHECKING:
     import pandas as pd
     from ase import Atoms
-    from pymatgen.core import Structure
+    from pymatgen.core.structure import Structure
 
 
 def predict(

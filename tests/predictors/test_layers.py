@@ -1,0 +1,140 @@
+"""Rows of the building blocks equal torch's own functions and do not depend on each other."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from torch import Tensor
+from torch.nn import functional
+
+from smoacs.predictors.layers import (
+    crystal_index,
+    gated_mean,
+    gaussians,
+    linear,
+    sigmoid,
+    silu,
+    softplus,
+    sum_at,
+)
+
+DTYPES = (torch.float32, torch.float64)
+ELEMENTWISE = {
+    sigmoid: torch.sigmoid,
+    silu: functional.silu,
+    softplus: functional.softplus,
+}
+
+
+def random(*shape: int, dtype: torch.dtype = torch.float64, seed: int = 0) -> Tensor:
+    return torch.randn(*shape, dtype=dtype, generator=torch.Generator().manual_seed(seed))
+
+
+@settings(max_examples=40, deadline=None)
+@given(
+    rows=st.integers(0, 300),
+    n_in=st.integers(1, 30),
+    n_out=st.integers(1, 30),
+    bias=st.booleans(),
+)
+def test_linear_equals_torch(rows: int, n_in: int, n_out: int, bias: bool) -> None:
+    x, weight = random(rows, n_in), random(n_out, n_in, seed=1)
+    leaves = [x, weight, random(n_out, seed=2)][: 3 if bias else 2]
+    for leaf in leaves:
+        leaf.requires_grad_()
+    out, expected = linear(*leaves), functional.linear(*leaves)
+    torch.testing.assert_close(out, expected)
+    seed = random(rows, n_out, seed=3)
+    for mine, theirs in zip(
+        torch.autograd.grad(out, leaves, seed),
+        torch.autograd.grad(expected, leaves, seed),
+        strict=True,
+    ):
+        torch.testing.assert_close(mine, theirs)
+
+
+@pytest.mark.parametrize("dtype", DTYPES)
+@pytest.mark.parametrize(("n_in", "n_out"), [(92, 64), (64, 1), (40, 16), (3, 5), (24, 72)])
+def test_rows_of_linear_do_not_depend_on_their_number(
+    dtype: torch.dtype, n_in: int, n_out: int
+) -> None:
+    x, weight = random(1000, n_in, dtype=dtype), random(n_out, n_in, dtype=dtype, seed=1)
+    seed = random(1000, n_out, dtype=dtype, seed=2)
+
+    def both(rows: slice) -> tuple[Tensor, Tensor]:
+        part = x[rows].clone().requires_grad_()
+        out = linear(part, weight)
+        return out.detach(), torch.autograd.grad(out, part, seed[rows])[0]
+
+    all_out, all_grad = both(slice(None))
+    for start, stop in ((0, 1), (5, 8), (17, 81), (96, 191), (333, 1000), (999, 1000)):
+        out, grad = both(slice(start, stop))
+        assert torch.equal(out, all_out[start:stop])
+        assert torch.equal(grad, all_grad[start:stop])
+
+
+@pytest.mark.parametrize("function", ELEMENTWISE)
+def test_activations_equal_torch(function: Callable[[Tensor], Tensor]) -> None:
+    x = torch.linspace(-60, 60, 601, dtype=torch.float64, requires_grad=True)
+    expected = ELEMENTWISE[function](x)
+    torch.testing.assert_close(function(x), expected, rtol=1e-14, atol=1e-15)
+    torch.testing.assert_close(
+        *(torch.autograd.grad(y.sum(), x)[0] for y in (function(x), expected)),
+        rtol=1e-13,
+        atol=1e-15,
+    )
+
+
+@pytest.mark.parametrize("dtype", DTYPES)
+@pytest.mark.parametrize("function", ELEMENTWISE)
+def test_elements_of_activations_do_not_depend_on_their_place(
+    function: Callable[[Tensor], Tensor], dtype: torch.dtype
+) -> None:
+    x = 3 * random(70003, dtype=dtype)
+
+    def both(part: Tensor) -> tuple[Tensor, Tensor]:
+        part = part.clone().requires_grad_()
+        out = function(part)
+        return out.detach(), torch.autograd.grad(out.square().sum(), part)[0]
+
+    all_out, all_grad = both(x)
+    for start, length in ((0, 1), (5, 1), (17, 7), (100, 33), (3, 1023), (40000, 20001)):
+        out, grad = both(x[start : start + length])
+        assert torch.equal(out, all_out[start : start + length])
+        assert torch.equal(grad, all_grad[start : start + length])
+
+
+def test_activations_are_finite_at_extremes() -> None:
+    x = torch.tensor([-1e4, -100.0, 0.0, 100.0, 1e4], requires_grad=True)
+    for function, expected in ELEMENTWISE.items():
+        torch.testing.assert_close(function(x), expected(x))
+        assert torch.isfinite(torch.autograd.grad(function(x).sum(), x)[0]).all()
+
+
+def test_gaussians() -> None:
+    values, centers = random(9).requires_grad_(), torch.linspace(0, 3, 5, dtype=torch.float64)
+    expected = torch.exp(-2.5 * (values[:, None] - centers) ** 2)
+    torch.testing.assert_close(gaussians(values, centers, 2.5), expected)
+    assert torch.autograd.gradcheck(lambda v: gaussians(v, centers, 2.5), values)
+
+
+def test_gated_mean() -> None:
+    src, dst = torch.tensor([0, 1, 1, 3, 0]), torch.tensor([1, 1, 0, 3, 3])
+    logits, values = random(5, 3).requires_grad_(), random(4, 3, seed=1).requires_grad_()
+    gates = torch.sigmoid(logits).detach()
+    mean = gated_mean(logits, values, src, dst, 1e-6)
+    expected = (gates[0] * values[0] + gates[1] * values[1]) / (gates[0] + gates[1] + 1e-6)
+    torch.testing.assert_close(mean[1], expected)
+    assert torch.equal(mean[2], torch.zeros(3, dtype=torch.float64))
+    assert torch.autograd.gradcheck(lambda g, v: gated_mean(g, v, src, dst, 1e-6), (logits, values))
+
+
+def test_sums_and_owners() -> None:
+    values, index = random(6, 2), torch.tensor([3, 0, 0, 3, 3, 1])
+    expected = torch.stack([values[index == number].sum(0) for number in range(5)])
+    torch.testing.assert_close(sum_at(values, index, 5), expected)
+    assert crystal_index(torch.tensor([0, 2, 2, 5]), 5).tolist() == [0, 0, 2, 2, 2]
