@@ -8,6 +8,7 @@ from torch import Tensor
 from smoacs.crystals import N_ELEMENTS, CrystalBatch
 from smoacs.ops import edge_vectors
 from smoacs.predictors.base import Graph, GraphSpec, Property
+from smoacs.predictors.layers import linear
 
 
 class AnalyticPredictor:
@@ -32,7 +33,8 @@ class AnalyticPredictor:
     def predict(self, crystals: CrystalBatch, graph: Graph | None) -> dict[str, Tensor]:
         assert graph is not None
         pairs = graph.neighbors
-        atoms = crystals.composition @ self.table.to(crystals.composition.dtype)
+        # Unlike a plain matrix product, its rows do not depend on the rest of the batch.
+        atoms = linear(crystals.composition, self.table.t().to(crystals.composition.dtype))
         vectors = edge_vectors(crystals.frac_coords, crystals.lattice, pairs)
         distance = torch.linalg.vector_norm(vectors, dim=1)
         envelope = (1 - distance / self.graph.cutoff).clamp_min(0) ** 3

@@ -22,7 +22,7 @@ _GROUPS = {
     "coords": ("frac_coords",),
     "composition": ("element_logits", "pattern_logits"),
 }
-_MIN_VOLUME_PER_SITE = 0.5  # Å^3; below this a cell has collapsed
+MIN_VOLUME_PER_SITE = 0.5  # Å^3; below this a cell has collapsed
 SITES_PER_BATCH = 1280
 
 
@@ -80,7 +80,7 @@ def choose_predictors(
     giver = {}
     for predictor in reversed(predictors):
         giver.update({p.name: (predictor, p) for p in predictor.properties})
-    needed = []
+    asked = []
     for objective in objectives:
         for name in objective.properties:
             if name not in giver:
@@ -95,9 +95,8 @@ def choose_predictors(
                     f"target {name} = {target:g} {prop.unit} lies outside the range of "
                     f"{predictor.name}: {prop.low:g} to {prop.high:g} {prop.unit}"
                 )
-            if predictor not in needed:
-                needed.append(predictor)
-    return needed
+            asked.append(predictor)
+    return [predictor for predictor in predictors if predictor in asked]
 
 
 def predict_all(
@@ -116,6 +115,23 @@ def build_graphs(predictors: Sequence[Predictor], crystals: CrystalBatch) -> dic
     """One graph per distinct specification."""
     specs = {predictor.graph for predictor in predictors if predictor.graph}
     return {spec: Graph.build(crystals, spec) for spec in specs}
+
+
+def batches(members: Tensor, n_sites: Tensor, sites_per_batch: int) -> list[Tensor]:
+    """Divide crystals among batches of about ``sites_per_batch`` sites, at least one each.
+
+    Parameters
+    ----------
+    members : Tensor (n,), int64
+        Crystals to divide.
+    n_sites : Tensor (C,), int64
+        Sites of all crystals.
+    sites_per_batch : int
+    """
+    if members.numel() == 0:
+        return []
+    group = (n_sites[members].cumsum(0) - 1) // sites_per_batch
+    return [members[group == g] for g in torch.unique(group)]
 
 
 class Optimizer:
@@ -169,6 +185,7 @@ class Optimizer:
         self.active = torch.ones(len(space), dtype=torch.bool, device=space.device)
         self.failure: dict[int, str] = {}
         self._adam = self._new_adam()
+        self._graphs: dict[int, dict[GraphSpec, Graph]] = {}
         self._renew_graphs()
 
     @property
@@ -238,12 +255,25 @@ class Optimizer:
         )
 
     def _evaluate(self, temperature: float | None, *, backward: bool) -> Evaluation:
+        """Objectives of the active candidates, in smaller batches when memory runs out."""
+        while True:
+            try:
+                return self._evaluate_batches(temperature, backward=backward)
+            except torch.OutOfMemoryError:
+                if self.sites_per_batch <= int(self.space.ptr.diff().min()):
+                    raise
+                self.sites_per_batch //= 2
+                self._graphs = {}
+
+    def _evaluate_batches(self, temperature: float | None, *, backward: bool) -> Evaluation:
         """Objectives of the active candidates, batch by batch; gradients add up in the leaves."""
         loss = self._filled(float("nan"))
         values = loss[:, None].repeat(1, len(self.objectives))
         self._mark_collapsed()
         self._adam.zero_grad()
-        for number, members in enumerate(self._batches()):
+        active = torch.nonzero(self.active).flatten()
+        parts = batches(active, self.space.ptr.diff(), self.sites_per_batch)
+        for number, members in enumerate(parts):
             with torch.set_grad_enabled(backward):
                 batch_loss, batch_values = self._evaluate_batch(number, members, temperature)
                 if backward:
@@ -285,16 +315,7 @@ class Optimizer:
         self._graph_variables = Variables(
             **{name: value.detach().clone() for name, value in self.variables.items()}
         )
-        self._graphs: dict[int, dict[GraphSpec, Graph]] = {}
-
-    def _batches(self) -> list[Tensor]:
-        """Active candidates in groups of at most ``sites_per_batch`` sites, at least one each."""
-        members = torch.nonzero(self.active).flatten()
-        if members.numel() == 0:
-            return []
-        sites = self.space.ptr.diff()[members].cumsum(0)
-        group = (sites - 1) // self.sites_per_batch
-        return [members[group == g] for g in torch.unique(group)]
+        self._graphs = {}
 
     def _move(self, factor: float) -> None:
         """One Adam step of the active candidates, then back inside the limits."""
@@ -359,7 +380,7 @@ class Optimizer:
         with torch.no_grad():
             crystals, _ = discrete_crystals(self.variables, self.space)
             volume = crystals.volume / crystals.n_sites
-        self._mark_failed(~(volume > _MIN_VOLUME_PER_SITE), "the cell collapsed")
+        self._mark_failed(~(volume > MIN_VOLUME_PER_SITE), "the cell collapsed")
 
     def _mark_not_finite(self, loss: Tensor) -> None:
         self._mark_failed(~torch.isfinite(loss), "the prediction is not a finite number")
@@ -372,9 +393,9 @@ class Optimizer:
             self._graphs.clear()
 
     def result(self) -> tuple[CrystalBatch, Tensor]:
-        """Best discrete crystal of every candidate, and its pattern weights (C, K)."""
-        with torch.no_grad():
-            return discrete_crystals(self.best, self.space)
+        """Best discrete crystal of every candidate, in float64, and its pattern weights (C, K)."""
+        best = Variables(**{name: value.detach().double() for name, value in self.best.items()})
+        return discrete_crystals(best, self.space)
 
     def state_dict(self) -> dict[str, Any]:
         """Everything that :meth:`load_state_dict` needs to continue to the same result."""

@@ -1,0 +1,505 @@
+"""Design runs: from a request to results, in memory or in a folder that can be resumed."""
+
+from __future__ import annotations
+
+import logging
+import platform
+import resource
+import signal
+import threading
+import time
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, replace
+from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import pandas as pd
+import torch
+from torch import Tensor, nn
+
+import smoacs
+from smoacs.cif import read_cif, write_cif
+from smoacs.comparison import share_of_novel
+from smoacs.config import (
+    CustomEntry,
+    RunConfig,
+    make_config,
+    objective_entry,
+    preset_entry,
+    template_entry,
+)
+from smoacs.crystals import CrystalBatch
+from smoacs.evaluation import as_written, evaluate_structures, summarise
+from smoacs.job import NOTHING_GIVEN, Given, Job
+from smoacs.objectives import Objective
+from smoacs.optimizer import Optimizer, StepReport
+from smoacs.predictors.base import Predictor
+from smoacs.predictors.weights import fingerprint
+from smoacs.run_folder import RunFolder
+from smoacs.schedules import Preset
+from smoacs.templates import Template
+
+if TYPE_CHECKING:
+    from pymatgen.core import Structure
+
+logger = logging.getLogger("smoacs")
+
+CHECKPOINT_SECONDS = 60.0
+REPRODUCED_WITHIN = 1e-4
+OnStep = Callable[[StepReport, Optimizer], None]
+_PACKAGES = ("torch", "numpy", "pymatgen", "smact", "ase", "spglib")
+
+
+class Interrupted(KeyboardInterrupt):
+    """A run in a folder was stopped by Ctrl-C; the message says how to resume it."""
+
+
+@dataclass(frozen=True)
+class Run:
+    """Results of a design.
+
+    Attributes
+    ----------
+    table : DataFrame
+        One row per candidate, the columns of results.csv.
+    structures : list of Structure
+        The successes, as their files hold them, in the order of the table.
+    summary : dict
+        The content of summary.json.
+    history : dict of str to ndarray
+        Per step: ``step``, ``temperature`` (nan: discrete), ``n_success`` (T,), ``loss`` (T, C),
+        ``values`` (T, C, n); and the n names in ``objectives``.
+    folder : Path or None
+        Where the files are.
+    """
+
+    table: pd.DataFrame
+    structures: list[Structure]
+    summary: dict[str, Any]
+    history: dict[str, np.ndarray]
+    folder: Path | None
+
+
+@dataclass(frozen=True)
+class Reevaluation:
+    """A finished run, judged again from its CIF files.
+
+    Attributes
+    ----------
+    table : DataFrame
+        The rows of results.csv that have a file, computed anew.
+    differences : dict of str to float
+        Largest difference to results.csv by property and objective.
+    """
+
+    table: pd.DataFrame
+    differences: dict[str, float]
+
+    @property
+    def reproduced(self) -> bool:
+        """Whether all values agree to 1e-4."""
+        return all(value <= REPRODUCED_WITHIN for value in self.differences.values())
+
+
+def design(
+    template: Template | Sequence[Template],
+    objectives: Sequence[Objective],
+    *,
+    predictors: str | Predictor | Sequence[str | Predictor] = "smoacs-alignn-mp",
+    candidates: int = 256,
+    steps: int = 200,
+    seed: int = 0,
+    preset: str | Preset = "default",
+    start: str | None = None,
+    masking: str | None = None,
+    oxidation: str = "smoacs",
+    elements: str | Sequence[str] | None = None,
+    exclude: str | Sequence[str] | None = None,
+    device: str = "auto",
+    sites_per_batch: int | None = None,
+    reference: str | Path | None = None,
+    out: str | Path | None = None,
+    keep_all: bool = False,
+    force: bool = False,
+    on_step: OnStep | None = None,
+) -> Run:
+    """Design crystals that meet all objectives at once.
+
+    Parameters
+    ----------
+    template : Template or sequence of Template
+        Candidate i follows template i modulo their number.
+    objectives : sequence of Objective
+    predictors : str, Predictor, or sequence of both
+        The first that gives a property is asked for it; all properties are reported. Only
+        elements that all of them know are used.
+    candidates, steps, seed : int
+        Number of candidates, length of the run, and what makes it repeatable: the same seed gives
+        the same result.
+    preset : str or Preset
+        ``"default"`` or ``"paper"``.
+    start : {"radii", "random"}, optional
+        Lattices of new candidates; the preset's own unless given.
+    masking : {"exact", "paper"}, optional
+        Form of the masked softmax; the preset's own unless given.
+    oxidation : str
+        Oxidation table for the check of neutrality, see :func:`smoacs.chemistry.oxidation_table`.
+    elements, exclude : str or sequence of str, optional
+        Symbols that may, or must not, be used: ``"Cs,Sn,I"`` or a list.
+    device : str
+        ``"auto"``, ``"cpu"`` or ``"cuda"``.
+    sites_per_batch : int, optional
+        Sites evaluated together; changes memory and speed, not results.
+    reference : path, optional
+        Known structures (folder, or file such as .jsonl.xz) for the share of novel successes.
+    out : path, optional
+        Folder for all files; nothing is written without it.
+    keep_all : bool
+        Write the structures of all candidates, not of the successes only.
+    force : bool
+        Replace an earlier run in ``out``.
+    on_step : callable, optional
+        ``on_step(report, optimizer)`` after every step.
+
+    Raises
+    ------
+    ValueError, FileNotFoundError, PermissionError
+        If something asked for is wrong or missing; one line.
+    Interrupted
+        On Ctrl-C, with ``out``: the step is finished and saved, :func:`resume` continues.
+
+    Examples
+    --------
+    >>> run = design(templates.perovskite(), [Window("band_gap", 2.5, 0.2)])  # doctest: +SKIP
+    """
+    templates = [template] if isinstance(template, Template) else list(template)
+    if not templates:
+        raise ValueError("a design needs at least one template, got none")
+    if isinstance(predictors, str) or not isinstance(predictors, Sequence):
+        predictors = [predictors]
+    config = make_config(
+        template=template_entry(templates, oxidation),
+        objectives=[objective_entry(objective) for objective in objectives],
+        predictors=[p if isinstance(p, str) else CustomEntry(name=p.name) for p in predictors],
+        candidates=candidates,
+        steps=steps,
+        seed=seed,
+        preset=preset_entry(preset),
+        start=start,
+        masking=masking,
+        oxidation=oxidation,
+        elements=elements,
+        exclude=exclude,
+        device=device,
+        sites_per_batch=sites_per_batch,
+        keep_all=keep_all,
+        reference=reference,
+        out=out,
+    )
+    given = Given(
+        templates=templates,
+        objectives=objectives,
+        predictors=predictors,
+        preset=None if isinstance(preset, str) else preset,
+    )
+    return run_config(config, given, force=force, on_step=on_step)
+
+
+def run_config(
+    config: RunConfig,
+    given: Given = NOTHING_GIVEN,
+    *,
+    force: bool = False,
+    on_step: OnStep | None = None,
+) -> Run:
+    """Run a configuration from the start; see :func:`design`.
+
+    Parameters
+    ----------
+    config : RunConfig
+        From :func:`smoacs.config.read_config` or :func:`smoacs.config.make_config`.
+    given : Given
+        Objects made in Python.
+    force, on_step
+        As for :func:`design`.
+    """
+    if config.out is None:
+        return _execute(Job.create(config, given), None, on_step)
+    folder = RunFolder(config.out)
+    folder.check_free(force=force)
+    job = Job.create(config, given)
+    folder.claim(config, job.templates)
+    return _execute(job, folder, on_step)
+
+
+def resume(path: str | Path, given: Given = NOTHING_GIVEN, *, on_step: OnStep | None = None) -> Run:
+    """Continue an interrupted run to the result that it would have had.
+
+    Parameters
+    ----------
+    path : str or Path
+        Folder of the run.
+    given : Given
+        Objects made in Python; needed where config.yaml says ``custom``.
+    on_step
+        As for :func:`design`.
+
+    Raises
+    ------
+    ValueError, FileNotFoundError
+        If there is no run, it is finished, or something that it needs is missing.
+    """
+    folder = RunFolder(path)
+    folder.check_run()
+    if folder.finished:
+        raise ValueError(f"{folder.path} is finished; its results are in {folder.results.name}")
+    return _execute(Job.create(folder.read_config(), given), folder, on_step)
+
+
+def evaluate(path: str | Path, given: Given = NOTHING_GIVEN) -> Reevaluation:
+    """Judge a finished run again, from nothing but its CIF files and its configuration.
+
+    Parameters
+    ----------
+    path : str or Path
+        Folder of the run.
+    given : Given
+        Objects made in Python; needed where config.yaml says ``custom``.
+
+    Raises
+    ------
+    ValueError, FileNotFoundError
+        If the run is not finished, holds no structures, or a file is missing or unreadable.
+    """
+    folder = RunFolder(path)
+    folder.check_run()
+    before = folder.read_results()
+    before = before[before["structure_file"] != ""].reset_index(drop=True)
+    if before.empty:
+        raise ValueError(
+            f"{folder.path} holds no structures: no candidate succeeded, and the run was made "
+            "without --keep-all"
+        )
+    job = Job.create(folder.read_config(), given)
+    structures = [
+        _read_structure(folder.path / name, n)
+        for name, n in zip(before["structure_file"], before["n_sites"], strict=True)
+    ]
+    table = evaluate_structures(structures, before["candidate"].tolist(), job.space, job.judge)
+    numbers = [*job.judge.properties, *(objective.name for objective in job.judge.objectives)]
+    differences = {name: _largest_difference(before[name], table[name]) for name in numbers}
+    return Reevaluation(table.assign(structure_file=before["structure_file"]), differences)
+
+
+def _read_structure(path: Path, n_sites: int) -> Structure:
+    if not path.is_file():
+        raise ValueError(f"{path} is listed in results.csv but does not exist")
+    try:
+        structure = read_cif(path.read_text(encoding="utf-8"))
+    except ValueError as error:
+        raise ValueError(f"{path} cannot be read: {error}") from error
+    if len(structure) != n_sites:
+        raise ValueError(f"{path} has {len(structure)} sites, results.csv says {n_sites}")
+    return structure
+
+
+def _largest_difference(before: pd.Series, after: pd.Series) -> float:
+    """Largest absolute difference; a number on one side only is infinitely far away."""
+    difference = (before - after).abs().where(before.notna() | after.notna(), 0.0)
+    return float(difference.fillna(float("inf")).max())
+
+
+class _History:
+    """Reports of all steps so far."""
+
+    def __init__(self, state: Mapping[str, Any] | None = None) -> None:
+        self._rows: dict[str, list[Any]] = {
+            name: list(state[name]) if state else []
+            for name in ("step", "temperature", "n_success", "loss", "values")
+        }
+
+    def append(self, report: StepReport) -> None:
+        hot = report.temperature
+        self._rows["step"].append(report.step)
+        self._rows["temperature"].append(float("nan") if hot is None else hot)
+        self._rows["n_success"].append(report.n_success)
+        self._rows["loss"].append(report.loss.cpu())
+        self._rows["values"].append(report.values.cpu())
+
+    def state(self) -> dict[str, Any]:
+        return {
+            name: torch.stack(rows) if rows and isinstance(rows[0], Tensor) else rows
+            for name, rows in self._rows.items()
+        }
+
+    def arrays(self, objectives: Sequence[Objective]) -> dict[str, np.ndarray]:
+        arrays = {name: np.array(rows) for name, rows in self.state().items()}
+        return {**arrays, "objectives": np.array([o.name for o in objectives])}
+
+
+def _execute(job: Job, folder: RunFolder | None, on_step: OnStep | None) -> Run:
+    """Optimise from the last checkpoint, if any, then judge and write."""
+    if folder is None:
+        return _run(job, None, on_step)
+    with folder.logging():
+        try:
+            return _run(job, folder, on_step)
+        except KeyboardInterrupt as interrupt:
+            logger.info("interrupted")
+            raise Interrupted(
+                f"interrupted; continue with `smoacs resume {folder.path}`"
+            ) from interrupt
+        except Exception:
+            logger.exception("stopped by an error")
+            raise
+
+
+def _run(job: Job, folder: RunFolder | None, on_step: OnStep | None) -> Run:
+    started = time.monotonic()
+    optimizer, history, elapsed = job.optimizer(), _History(), 0.0
+    state = folder.load_checkpoint(job.space.device) if folder else None
+    if state:
+        optimizer.load_state_dict(state["optimizer"])
+        history, elapsed = _History(state["history"]), state["elapsed"]
+    logger.info(
+        "smoacs %s on %s: step %d of %d, %d candidates, templates: %s",
+        smoacs.__version__,
+        job.space.device,
+        optimizer.step_count,
+        optimizer.steps,
+        len(job.space),
+        ", ".join(template.name for template in job.space.templates),
+    )
+
+    def save() -> None:
+        if folder:
+            now = elapsed + time.monotonic() - started
+            parts = {"optimizer": optimizer.state_dict(), "history": history.state()}
+            folder.save_checkpoint({**parts, "elapsed": now})
+            logger.info("step %d: %d succeed", optimizer.step_count, int(optimizer.success.sum()))
+
+    saved = time.monotonic()
+    with _stop_after_step(enabled=folder is not None) as stop:
+        while optimizer.step_count < optimizer.steps:
+            report = optimizer.step()
+            history.append(report)
+            if on_step:
+                on_step(report, optimizer)
+            if stop():
+                save()
+                raise KeyboardInterrupt
+            if time.monotonic() - saved > CHECKPOINT_SECONDS:
+                save()
+                saved = time.monotonic()
+    save()
+    step_time = (elapsed + time.monotonic() - started) / optimizer.steps
+    for candidate, reason in sorted(optimizer.failure.items()):
+        logger.info("candidate %d failed: %s", candidate, reason)
+
+    judge = replace(job.judge, sites_per_batch=optimizer.sites_per_batch)
+    crystals, _ = optimizer.result()
+    structures = as_written(crystals)
+    table = evaluate_structures(structures, range(len(structures)), job.space, judge)
+    kept = np.flatnonzero(table["success"] | job.config.keep_all).tolist()
+    table["structure_file"] = ""
+    if folder:
+        names = folder.write_structures(_cif_texts(crystals, kept), len(structures))
+        table.loc[kept, "structure_file"] = [names[i] for i in kept]
+    successes = [structures[i] for i in np.flatnonzero(table["success"])]
+    summary = {
+        **summarise(table, judge),
+        "novel_rate": (
+            share_of_novel(successes, job.config.reference) if job.config.reference else None
+        ),
+        "failures": pd.Series(optimizer.failure, dtype=str).value_counts().to_dict(),
+        "steps": optimizer.steps,
+        "wall_time_s": round(elapsed + time.monotonic() - started, 3),
+        "seconds_per_step": round(step_time, 4),
+        **_circumstances(job),
+    }
+    arrays = history.arrays(judge.objectives)
+    if folder:
+        folder.write_results(table, arrays, summary)
+        logger.info("finished: %d of %d succeed", len(successes), len(table))
+    return Run(table, successes, summary, arrays, folder.path if folder else None)
+
+
+def _cif_texts(crystals: CrystalBatch, chosen: list[int]) -> dict[int, tuple[str, str]]:
+    """File name part and CIF text of some candidates."""
+    if not chosen:
+        return {}
+    structures = crystals.select(chosen).to_structures()
+    return {
+        candidate: (_file_formula(structure), write_cif(structure))
+        for candidate, structure in zip(chosen, structures, strict=True)
+    }
+
+
+def _file_formula(structure: Structure) -> str:
+    """Reduced formula without parentheses, short enough for any file system."""
+    amounts = structure.composition.reduced_composition.items()
+    return "".join(f"{element}{int(n)}" if n > 1 else str(element) for element, n in amounts)[:100]
+
+
+@contextmanager
+def _stop_after_step(*, enabled: bool) -> Iterator[Callable[[], bool]]:
+    """Whether Ctrl-C was pressed; a second one interrupts at once."""
+    if not enabled or threading.current_thread() is not threading.main_thread():
+        yield lambda: False
+        return
+    pressed = threading.Event()
+
+    def handle(signum: int, frame: object) -> None:
+        if pressed.is_set():
+            raise KeyboardInterrupt
+        pressed.set()
+
+    previous = signal.signal(signal.SIGINT, handle)
+    try:
+        yield pressed.is_set
+    finally:
+        signal.signal(signal.SIGINT, previous)
+
+
+def _circumstances(job: Job) -> dict[str, Any]:
+    """Where and with what a run was made."""
+    device = job.space.device
+    on_gpu = device.type == "cuda"
+    gpu_bytes = torch.cuda.max_memory_allocated(device) if on_gpu else 0
+    return {
+        "peak_memory_mb": round(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024, 1),
+        "peak_gpu_memory_mb": round(gpu_bytes / 2**20, 1) if on_gpu else None,
+        "device": torch.cuda.get_device_name(device) if on_gpu else "cpu",
+        "threads": torch.get_num_threads(),
+        "seed": job.config.seed,
+        "preset": job.preset.name,
+        "versions": package_versions(),
+        "predictors": [
+            {
+                "name": predictor.name,
+                "properties": {p.name: p.unit for p in predictor.properties},
+                "weights_sha256": _weights_hash(predictor),
+            }
+            for predictor in job.judge.predictors
+        ],
+    }
+
+
+def package_versions() -> dict[str, str]:
+    """Versions of smoacs, Python and the packages that decide results."""
+    found = {"smoacs": smoacs.__version__, "python": platform.python_version()}
+    for package in _PACKAGES:
+        try:
+            found[package] = version(package)
+        except PackageNotFoundError:  # e.g. a conda build without metadata
+            continue
+    return found
+
+
+def _weights_hash(predictor: Predictor) -> str | None:
+    """SHA-256 over the weights; None for predictors that are no torch network."""
+    network = getattr(predictor, "network", predictor)
+    return fingerprint(network.state_dict()) if isinstance(network, nn.Module) else None
