@@ -40,6 +40,9 @@ def test_a_run_leaves_a_model_with_a_truthful_card(raw_config, write_config, con
     assert training["crystals"] == {"train": 16, "val": 4, "test": 4}
     assert training["strained_copies"] == 16
     assert training["mean_absolute_error"] == result.errors
+    volume = training["trained_on"]["volume_per_atom_A3"]
+    assert 9 < volume["0.001"] < volume["0.5"] < volume["0.999"] < 98
+    assert training["trained_on"]["shortest_bond_A"]["0.001"] > 2
     predictions = table(tmp_path / "run" / "test_predictions.csv")
     for name, labelled in (
         ("formation_energy", 4),

@@ -8,10 +8,12 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+from numpy.typing import NDArray
 
 from smoacs.predictors.weights import PropertyCard, save_bundle
 from smoacs.training.config import TrainingConfig
 from smoacs.training.data import LabelledCrystals
+from smoacs.training.graphs import PackedGraphs
 from smoacs.training.loop import Trainer, result_config
 
 ELEMENT_COUNT_FOR_TRUST = 20
@@ -62,7 +64,7 @@ def write_bundle(
             "strained_copies": copies,
             "mean_absolute_error": errors,
             "mean_absolute_deviation_of_test_labels": _deviations(config, crystals),
-            "trained_on": _ranges(train),
+            "trained_on": _ranges(train, trainer.graphs["train"]),
             "rare_elements": _rare_elements(train),
             "epochs": trainer.epoch,
             "best_epoch": trainer.best_epoch,
@@ -97,18 +99,19 @@ def _deviations(
     }
 
 
-def _ranges(train: LabelledCrystals) -> dict[str, Any]:
-    """Size and density of the training crystals, within which predictions interpolate."""
+def _ranges(train: LabelledCrystals, graphs: PackedGraphs) -> dict[str, Any]:
+    """Size, density and closest contacts in training: inside, predictions interpolate."""
     volume = np.abs(np.linalg.det(train.lattice)) / train.n_sites
-    low, middle, high = np.quantile(volume, [0.001, 0.5, 0.999])
+    shortest = np.minimum.reduceat(np.linalg.norm(graphs.vectors, axis=1), graphs.edge_ptr[:-1])
     return {
         "max_sites": int(train.n_sites.max()),
-        "volume_per_atom_A3": {
-            "quantile_0.001": round(float(low), 2),
-            "median": round(float(middle), 2),
-            "quantile_0.999": round(float(high), 2),
-        },
+        "volume_per_atom_A3": _quantiles(volume),
+        "shortest_bond_A": _quantiles(shortest),
     }
+
+
+def _quantiles(values: NDArray[np.floating]) -> dict[str, float]:
+    return {str(q): round(float(np.quantile(values, q)), 3) for q in (0.001, 0.5, 0.999)}
 
 
 def _rare_elements(train: LabelledCrystals) -> list[str]:
@@ -118,7 +121,7 @@ def _rare_elements(train: LabelledCrystals) -> list[str]:
     return list(_symbols(numbers[counts < ELEMENT_COUNT_FOR_TRUST]))
 
 
-def _symbols(numbers: np.ndarray) -> tuple[str, ...]:
+def _symbols(numbers: NDArray[np.int64]) -> tuple[str, ...]:
     from pymatgen.core.periodic_table import Element
 
     return tuple(Element.from_Z(int(z)).symbol for z in numbers)
