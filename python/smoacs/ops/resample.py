@@ -167,9 +167,8 @@ def _step_tensor(step: int | Tensor, candidates: Tensor) -> Tensor:
     return candidates.new_full((1,), step)
 
 
-def _streams(
-    ptr: Tensor, candidates: Tensor, steps: Tensor, seed: int, variable: int, rows: int, width: int
-) -> Any:
+def _streams(arrays: list[Tensor], seed: int, variable: int, rows: int, width: int) -> Any:
+    ptr, candidates, steps = arrays
     return kernels().RandomStreams(
         n_rows=rows,
         n_crystals=candidates.shape[0],
@@ -202,8 +201,8 @@ def _random(
     out = torch.empty(rows, width, dtype=dtype, device=ptr.device)
     with stream_of(out) as stream:
         kernels().fill_random(
-            _streams(*arrays, *sizes),
-            host=_streams(*host, *sizes),
+            _streams(arrays, *sizes),
+            host=_streams(host, *sizes),
             normal=normal,
             out=out.data_ptr(),
             dtype=dtype_name(out),
@@ -240,14 +239,14 @@ def _resample(
 ) -> Tensor:
     values, parents = values.contiguous(), parents.contiguous()
     arrays = [x.contiguous() for x in (ptr, candidates, steps)]
-    sizes = (seed, variable, *values.shape)
+    sizes = (seed, variable, values.shape[0], values.shape[1])
     host = [x.cpu() for x in arrays]
     host_parents = parents.cpu()
     out = torch.empty_like(values)
     with stream_of(values) as stream:
         kernels().resample(
-            _streams(*arrays, *sizes),
-            host=_streams(*host, *sizes),
+            _streams(arrays, *sizes),
+            host=_streams(host, *sizes),
             values=values.data_ptr(),
             parents=parents.data_ptr(),
             host_parents=host_parents.data_ptr(),
