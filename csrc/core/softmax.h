@@ -16,6 +16,9 @@
 
 namespace smoacs {
 
+template <typename T>
+constexpr T kInfinity = std::numeric_limits<T>::infinity();
+
 // The paper's lower bound on logits: a masked one counts as 0, below all others.
 constexpr double kPaperFloor = 1e-6;
 
@@ -63,7 +66,7 @@ SMOACS_HD bool offsets_fit(const SoftmaxBatch<T>& batch, std::int64_t c) {
 
 template <typename T>
 SMOACS_HD bool is_padding(T pattern_logit) {
-    return pattern_logit == -std::numeric_limits<T>::infinity();
+    return pattern_logit == -kInfinity<T>;
 }
 
 template <typename T>
@@ -90,7 +93,7 @@ SMOACS_HD std::int64_t pattern_weights(const SoftmaxBatch<T>& batch, std::int64_
     if (!(temperature > T(0)) || !(inverse > T(0)) || !is_finite(inverse)) {
         return fault_at(Fault::temperature, c);
     }
-    T top = -std::numeric_limits<T>::infinity();
+    T top = -kInfinity<T>;
     for (int k = 0; k < n; ++k) {
         if (is_padding(logits[k])) continue;
         if (!is_finite(logits[k])) return fault_at(Fault::pattern_logit, c * n + k);
@@ -174,7 +177,7 @@ struct SoftmaxSite {
 
     // Numerators of p[k,:]; returns 1 / their sum.
     SMOACS_LANES T pattern(int k, Row<T>& values) const {
-        const T none = -std::numeric_limits<T>::infinity();
+        const T none = -kInfinity<T>;
         for (int w = 0; w < kWords; ++w) {
             const std::uint32_t may = word(k, w), is = existing(w);
             for (int j = 0; j < kPerWord; ++j) {
@@ -204,7 +207,7 @@ struct SoftmaxSite {
             const std::uint32_t is = existing(w);
             for (int j = 0; j < kPerWord; ++j) {
                 T& value = values[w * kPerWord + j];
-                value = bit(is, j) ? value : -std::numeric_limits<T>::infinity();
+                value = bit(is, j) ? value : -kInfinity<T>;
             }
         }
         const T scale = exponentials(values);

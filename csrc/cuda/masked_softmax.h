@@ -17,7 +17,6 @@ void masked_softmax(const SoftmaxBatch<T>& batch, bool paper, T* composition, T*
 template <typename T>
 void masked_softmax_backward(const SoftmaxBatch<T>& batch, bool paper, const T* weights,
                              const T* grad_composition, const T* grad_weights, T* dots,
-                             T* grad_element_logits, T* grad_pattern_logits,
-                             std::uintptr_t stream);
+                             T* grad_element_logits, T* grad_pattern_logits, std::uintptr_t stream);
 
 }  // namespace smoacs::cuda
