@@ -6,7 +6,7 @@ import json
 import math
 import zipfile
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import asdict, fields
+from dataclasses import fields
 from pathlib import Path
 from typing import Any
 
@@ -19,12 +19,10 @@ from smoacs.predictors.base import Graph, GraphSpec, Property
 from smoacs.predictors.element_features import cgcnn_table
 from smoacs.predictors.network import NetworkPredictor
 from smoacs.predictors.weights import (
-    PropertyCard,
     load_bundle,
     load_strictly,
     load_torch,
     locate,
-    save_bundle,
 )
 
 KIND = "alignn"
@@ -157,33 +155,6 @@ class ALIGNNPredictor(NetworkPredictor):
             elements=frozenset(range(1, N_ELEMENTS + 1)),
             minima={"band_gap": 0.0} if target is _BAND_GAP else {},
         )
-
-
-def save_alignn(
-    folder: Path | str,
-    network: ALIGNN,
-    *,
-    name: str,
-    graph: GraphSpec,
-    properties: tuple[PropertyCard, ...],
-    elements: tuple[str, ...],
-    training: Mapping[str, Any],
-) -> Path:
-    """Write a trained network as ``NAME.safetensors`` and ``NAME.json``; return the card's path.
-
-    The network gives the properties in their units. The other arguments are the fields of
-    :class:`smoacs.predictors.weights.ModelCard`.
-    """
-    return save_bundle(
-        folder,
-        network,
-        name=name,
-        architecture={"kind": KIND, **asdict(network.config)},
-        graph=graph,
-        properties=properties,
-        elements=elements,
-        training=training,
-    )
 
 
 def _config_of(arguments: dict[str, Any], label: str) -> ALIGNNConfig:

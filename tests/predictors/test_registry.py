@@ -1,0 +1,98 @@
+"""Predictors are found by name, and a wrong name gets a helpful answer."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+from importlib.metadata import EntryPoint
+from pathlib import Path
+
+import pytest
+import torch
+
+import smoacs.predictors
+from smoacs.predictors import registry
+from smoacs.predictors.base import Property
+
+
+class Zero:
+    """The simplest predictor."""
+
+    name = "zero"
+    properties = (Property("zero", "", -1.0, 1.0),)
+    graph = None
+    elements = frozenset({8})
+    device = "cpu"
+
+    def predict(self, crystals: object, graph: object) -> dict[str, torch.Tensor]:
+        return {"zero": torch.zeros(len(crystals))}  # type: ignore[arg-type]
+
+    def to(self, device: str) -> Zero:
+        self.device = device
+        return self
+
+
+def broken() -> Zero:
+    raise RuntimeError("no licence")
+
+
+@pytest.fixture
+def points(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Three registered predictors: a good one, a broken one, and no predictor at all."""
+    found = [
+        EntryPoint(name, f"{__name__}:{attribute}", registry.GROUP)
+        for name, attribute in (("zero", "Zero"), ("broken", "broken"), ("wrong", "dict"))
+    ]
+    factories = {"zero": Zero, "broken": broken, "wrong": dict}
+    monkeypatch.setattr(EntryPoint, "load", lambda point: factories[point.name])
+    monkeypatch.setattr(
+        registry, "entry_points", lambda group: found if group == registry.GROUP else []
+    )
+
+
+@pytest.mark.usefixtures("points")
+def test_entry_points() -> None:
+    predictor = smoacs.predictors.load("zero", device="meta")
+    assert isinstance(predictor, Zero)
+    assert predictor.device == "meta"
+    with pytest.raises(ValueError, match=r"'broken'.*could not be loaded.*no licence"):
+        smoacs.predictors.load("broken")
+    with pytest.raises(TypeError, match="gave a dict, which is no predictor"):
+        smoacs.predictors.load("wrong")
+    assert "zero" in [info.name for info in smoacs.predictors.list()]
+
+
+@pytest.mark.usefixtures("points")
+@pytest.mark.parametrize("name", ["zeroo", "megnt:MEGNet-MP-2018.6.1-Eform", "alignn:", ""])
+def test_unknown_names(name: str) -> None:
+    with pytest.raises(ValueError, match="no predictor") as error:
+        smoacs.predictors.load(name)
+    assert "alignn:FOLDER" in str(error.value)
+    if name == "zeroo":
+        assert "did you mean zero?" in str(error.value)
+
+
+def test_a_misspelt_published_model() -> None:
+    with pytest.raises(FileNotFoundError, match=r"did you mean MEGNet-MP-2018\.6\.1-Eform"):
+        smoacs.predictors.load("megnet:MEGNet-MP-2018.6-Eform")
+
+
+def test_list_says_what_is_ready(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("SMOACS_CACHE", str(tmp_path))
+    name = "MEGNet-MP-2018.6.1-Eform"
+    (tmp_path / "megnet" / name).mkdir(parents=True)
+    infos = {info.name: info for info in smoacs.predictors.list()}
+    assert infos[f"megnet:{name}"].ready
+    assert infos[f"megnet:{name}"].properties == ("formation_energy",)
+    assert not infos["megnet:MEGNet-MP-2019.4.1-BandGap-mfi"].ready
+
+
+def test_importing_the_package_is_cheap() -> None:
+    code = "import sys, smoacs.predictors; sys.exit('torch' in sys.modules)"
+    assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0
+
+
+def test_unknown_attributes() -> None:
+    with pytest.raises(AttributeError, match="no attribute 'lode'"):
+        _ = smoacs.predictors.lode
+    assert {"load", "list", "predict"} <= set(dir(smoacs.predictors))
