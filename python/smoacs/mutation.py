@@ -8,6 +8,7 @@ import torch
 from torch import Tensor
 
 from smoacs.ops import random_uniform, resample
+from smoacs.start import UNIFORM_LOGIT
 from smoacs.templates import DesignSpace
 from smoacs.variables import Variables
 
@@ -101,6 +102,6 @@ class Mutation:
         return replace(
             variables,
             **mutated,
-            element_logits=variables.element_logits.masked_fill(child[:, None], 0.0),
+            element_logits=variables.element_logits.masked_fill(child[:, None], UNIFORM_LOGIT),
             length_scale=variables.length_scale[parents],
         )

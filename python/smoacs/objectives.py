@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
+from math import inf, isfinite
 from typing import Protocol, runtime_checkable
 
 import torch
@@ -123,7 +124,7 @@ class Window(_PropertyObjective):
 
 @dataclass(frozen=True)
 class Minimize(_PropertyObjective):
-    """Lower a property: loss ``strength * value``.
+    """Lower a property: loss ``strength * max(value, enough)``.
 
     Parameters
     ----------
@@ -133,14 +134,20 @@ class Minimize(_PropertyObjective):
         A candidate succeeds with a value below this; without it every value does.
     strength : float
         Weight of the loss, λ in the paper.
+    enough : float, optional
+        Values below this earn nothing more, which leaves room for the other objectives and for
+        different compositions; ``below - 0.4 |below|`` unless given. The paper's is -inf.
     """
 
-    below: float = float("inf")
+    below: float = inf
     strength: float = 1.0
+    enough: float | None = None
 
     def loss(self, design: Design) -> Tensor:
         """Weighted value, (C,)."""
-        return self.strength * self.value(design)
+        default = self.below - 0.4 * abs(self.below) if isfinite(self.below) else -inf
+        enough = default if self.enough is None else self.enough
+        return self.strength * self.value(design).clamp_min(enough)
 
     def satisfied(self, value: Tensor) -> Tensor:
         """Whether value < below."""
@@ -149,7 +156,7 @@ class Minimize(_PropertyObjective):
 
 @dataclass(frozen=True)
 class Maximize(_PropertyObjective):
-    """Raise a property: loss ``-strength * value``.
+    """Raise a property: loss ``-strength * min(value, enough)``.
 
     Parameters
     ----------
@@ -159,14 +166,20 @@ class Maximize(_PropertyObjective):
         A candidate succeeds with a value above this; without it every value does.
     strength : float
         Weight of the loss.
+    enough : float, optional
+        Values above this earn nothing more; ``above + 0.4 |above|`` unless given. The paper's is
+        inf.
     """
 
-    above: float = float("-inf")
+    above: float = -inf
     strength: float = 1.0
+    enough: float | None = None
 
     def loss(self, design: Design) -> Tensor:
         """Weighted negative value, (C,)."""
-        return -self.strength * self.value(design)
+        default = self.above + 0.4 * abs(self.above) if isfinite(self.above) else inf
+        enough = default if self.enough is None else self.enough
+        return -self.strength * self.value(design).clamp_max(enough)
 
     def satisfied(self, value: Tensor) -> Tensor:
         """Whether value > above."""

@@ -242,8 +242,9 @@ class Optimizer:
         if mutation and self.step_count in mutation.steps(self.steps):
             self._mutate(evaluation)
         if self.step_count == end:
-            self._renew_graphs()
-            self._keep_best(self._evaluate(None, backward=False))
+            if temperature is not None:  # no step has judged the discrete crystals yet
+                self._renew_graphs()
+                self._keep_best(self._evaluate(None, backward=False))
             if end < self.steps:
                 self._start_again(ends.index(end) + 1)
         return StepReport(

@@ -111,9 +111,9 @@ PRESETS = {
         name="default",
         lattice_start=radii_lengths,
         logit_spread=1.0,
-        rounds=3,
-        temperature=Temperature(1.0, 0.05, geometric=True, discrete_from=0.5),
-        learning_rates=LearningRates(lattice=0.01, coords=0.005, composition=0.1),
+        rounds=10,
+        temperature=Temperature(1.0, 0.05, geometric=True, discrete_from=0.4),
+        learning_rates=LearningRates(lattice=0.05, coords=0.01, composition=0.5),
     ),
     "paper": Preset(
         name="paper",

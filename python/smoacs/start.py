@@ -8,6 +8,7 @@ from dataclasses import replace
 import torch
 from torch import Tensor
 
+from smoacs.crystals import N_ELEMENTS
 from smoacs.ops import neighbor_list, random_normal, random_uniform
 from smoacs.templates import DesignSpace, Template
 from smoacs.variables import (
@@ -20,6 +21,10 @@ from smoacs.variables import (
 
 LatticeStart = Callable[[DesignSpace, int, Tensor, int, Variables], Tensor]
 """``rule(space, seed, candidates, round, variables) -> lengths (C, 3)`` in Å."""
+
+UNIFORM_LOGIT = 1 / N_ELEMENTS
+"""Logit of the uniform distribution; only the paper's masking, where forbidden elements have logit
+0, depends on its value."""
 
 _LENGTHS, _LOGITS, _PATTERNS = 0, 1, 2  # streams of random numbers
 _STRETCH = (0.95, 1.10)
@@ -69,8 +74,10 @@ def initial_variables(
         lengths=ones,
         angles=normalise_angles(space.angles),
         frac_coords=space.frac_coords.clone(),
-        element_logits=spread * elements,
-        pattern_logits=(spread * patterns).masked_fill(~space.pattern_exists, float("-inf")),
+        element_logits=UNIFORM_LOGIT + spread * elements,
+        pattern_logits=(1 / space.n_patterns + spread * patterns).masked_fill(
+            ~space.pattern_exists, float("-inf")
+        ),
         length_scale=ones[:, 0],
     )
     lengths = lattice(space, seed, candidates, round_, variables)
