@@ -196,10 +196,11 @@ def _predict(
             predicted = predict_all(judge.predictors, part, build_graphs(judge.predictors, part))
             weights = pattern_weights(part, part_space)
             design = Design(part, weights, part_space, predicted)
+            rows = batch.numpy()
             for name, column in properties.items():
-                column[batch] = predicted[name].double().cpu().numpy()
+                column[rows] = predicted[name].double().cpu().numpy()
             for objective in judge.objectives:
-                values[objective.name][batch] = objective.value(design).double().cpu().numpy()
+                values[objective.name][rows] = objective.value(design).double().cpu().numpy()
     return properties, values
 
 

@@ -440,8 +440,11 @@ def _cif_texts(crystals: CrystalBatch, chosen: list[int]) -> dict[int, tuple[str
 
 def _file_formula(structure: Structure) -> str:
     """Reduced formula without parentheses, short enough for any file system."""
-    amounts = structure.composition.reduced_composition.items()
-    return "".join(f"{element}{int(n)}" if n > 1 else str(element) for element, n in amounts)[:100]
+    formula = str(structure.composition.reduced_formula)
+    if "(" in formula:
+        amounts = structure.composition.reduced_composition.items()
+        formula = "".join(f"{element}{int(n)}" if n > 1 else str(element) for element, n in amounts)
+    return formula[:100]
 
 
 @contextmanager
