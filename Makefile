@@ -31,6 +31,7 @@ native: $(VENV)/.native
 		-DPython_EXECUTABLE=$(abspath $(BIN))/python \
 		-Dpybind11_DIR=$$($(BIN)/python -m pybind11 --cmakedir)
 	$(BIN)/cmake --build build/dev
+	PYTHONPATH=build/dev $(BIN)/python -c 'import _native'
 	$(BIN)/cmake --install build/dev --prefix python
 
 # C++ unit tests under the address and undefined-behaviour sanitizers, without Python.
