@@ -9,7 +9,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from smoacs.crystals import CrystalBatch
+from smoacs.crystals import N_ELEMENTS, CrystalBatch
 from smoacs.objectives import Design, Objective
 from smoacs.predictors.base import Graph, GraphSpec, Predictor
 from smoacs.schedules import Preset, cosine
@@ -181,7 +181,7 @@ class Optimizer:
         self.variables = self._fresh_variables(0)
         self.best = self.variables
         self.best_loss = self._filled(float("inf"))
-        self.best_satisfied = torch.full((len(space),), -1, device=space.device)
+        self.best_rank = torch.full((len(space),), -1, device=space.device)
         self.active = torch.ones(len(space), dtype=torch.bool, device=space.device)
         self.failure: dict[int, str] = {}
         self._adam = self._new_adam()
@@ -208,9 +208,13 @@ class Optimizer:
         )
 
     @property
+    def _full_rank(self) -> int:
+        return 2 * len(self.objectives)
+
+    @property
     def success(self) -> Tensor:
         """Candidates whose best discrete crystal meets all objectives, (C,) bool."""
-        return self.best_satisfied == len(self.objectives)
+        return self.best_rank >= self._full_rank - 1
 
     def _new_adam(self) -> torch.optim.Adam:
         self.variables = Variables(
@@ -345,16 +349,20 @@ class Optimizer:
                 value.copy_(getattr(values, name))
 
     def _keep_best(self, evaluation: Evaluation) -> None:
-        """Remember the discrete crystals that satisfy more objectives, or as many at less loss."""
-        satisfied = evaluation.satisfied.sum(1)
-        better = (satisfied > self.best_satisfied) | (
-            (satisfied == self.best_satisfied) & (evaluation.loss < self.best_loss)
+        """Remember the discrete crystals that satisfy more objectives, or as many at less loss.
+
+        The rank is twice the number of satisfied objectives; that of a full success is lowered by
+        one when its composition turns out to be another candidate's too.
+        """
+        rank = 2 * evaluation.satisfied.sum(1)
+        better = (rank > self.best_rank) | (
+            (rank == self.best_rank) & (evaluation.loss < self.best_loss)
         )
         better &= torch.isfinite(evaluation.loss)
         with torch.no_grad():
             self.best = self.best.where(better, self.variables, self.space.ptr)
         self.best_loss = torch.where(better, evaluation.loss, self.best_loss)
-        self.best_satisfied = torch.where(better, satisfied, self.best_satisfied)
+        self.best_rank = torch.where(better, rank, self.best_rank)
 
     def _mutate(self, evaluation: Evaluation) -> None:
         discrete = self._evaluate(None, backward=False)
@@ -369,13 +377,25 @@ class Optimizer:
         self._renew_graphs()
 
     def _start_again(self, round_: int) -> None:
-        """Unsuccessful candidates begin a new round elsewhere; successful ones rest."""
-        self.active = ~self.success
+        """Candidates begin a new round elsewhere, but for distinct successful ones, which rest."""
+        self.best_rank[self._repeats()] = self._full_rank - 1
+        self.active = self.best_rank < self._full_rank
         fresh = self._fresh_variables(round_)
         with torch.no_grad():
             self.variables = self.variables.where(self.active, fresh, self.space.ptr)
         self._adam = self._new_adam()
         self._renew_graphs()
+
+    def _repeats(self) -> Tensor:
+        """Successful candidates with the template and composition of one before them, (C,) bool."""
+        crystals, _ = self.result()
+        counts = torch.zeros(len(self.space), N_ELEMENTS + 1, device=self.space.device)
+        counts[:, :-1].index_add_(0, self.space.candidate_of_site, crystals.composition.float())
+        counts[:, -1] = self.space.template
+        chosen = torch.nonzero(self.success).flatten()
+        _, kind = torch.unique(counts[chosen], dim=0, return_inverse=True)
+        first = torch.full_like(kind, len(self.space)).scatter_reduce(0, kind, chosen, "amin")
+        return torch.zeros_like(self.active).index_fill(0, chosen[first[kind] < chosen], True)
 
     def _mark_collapsed(self) -> None:
         with torch.no_grad():
@@ -406,7 +426,7 @@ class Optimizer:
             "graph_variables": dict(self._graph_variables.items()),
             "best": {n: v.detach() for n, v in self.best.items()},
             "best_loss": self.best_loss,
-            "best_satisfied": self.best_satisfied,
+            "best_rank": self.best_rank,
             "active": self.active,
             "failure": dict(self.failure),
             "adam": self._adam.state_dict(),
@@ -418,7 +438,7 @@ class Optimizer:
         self.variables = Variables(**state["variables"])
         self.best = Variables(**state["best"])
         self.best_loss = state["best_loss"]
-        self.best_satisfied = state["best_satisfied"]
+        self.best_rank = state["best_rank"]
         self.active = state["active"]
         self.failure = dict(state["failure"])
         self._adam = self._new_adam()
