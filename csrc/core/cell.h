@@ -5,42 +5,9 @@
 #include <cstdint>
 
 #include "core/macros.h"
+#include "core/vec3.h"
 
 namespace smoacs {
-
-struct Vec3 {
-    double x, y, z;
-};
-
-SMOACS_HD Vec3 operator+(Vec3 a, Vec3 b) {
-    return {a.x + b.x, a.y + b.y, a.z + b.z};
-}
-SMOACS_HD Vec3 operator-(Vec3 a, Vec3 b) {
-    return {a.x - b.x, a.y - b.y, a.z - b.z};
-}
-SMOACS_HD Vec3 operator*(double s, Vec3 a) {
-    return {s * a.x, s * a.y, s * a.z};
-}
-SMOACS_HD double dot(Vec3 a, Vec3 b) {
-    return a.x * b.x + a.y * b.y + a.z * b.z;
-}
-SMOACS_HD Vec3 cross(Vec3 a, Vec3 b) {
-    return {a.y * b.z - a.z * b.y, a.z * b.x - a.x * b.z, a.x * b.y - a.y * b.x};
-}
-SMOACS_HD double length(Vec3 a) {
-    return std::sqrt(dot(a, a));
-}
-
-struct Mat3 {
-    Vec3 row[3];
-};
-
-// Row vector times matrix, summed in the order of the rows.
-SMOACS_HD Vec3 operator*(Vec3 f, const Mat3& m) {
-    return {f.x * m.row[0].x + f.y * m.row[1].x + f.z * m.row[2].x,
-            f.x * m.row[0].y + f.y * m.row[1].y + f.z * m.row[2].y,
-            f.x * m.row[0].z + f.y * m.row[1].z + f.z * m.row[2].z};
-}
 
 // Numbers of lattice vectors.
 struct Shift {
@@ -67,8 +34,8 @@ SMOACS_HD Vec3 to_vec(Shift s) {
 
 // Vector from f_src to the image `shift` of f_dst. Swapping the ends and negating the shift negates
 // the result exactly.
-SMOACS_HD Vec3 pair_vector(const Mat3& lattice, Vec3 f_src, Vec3 f_dst, Shift shift) {
-    return ((f_dst - f_src) + to_vec(shift)) * lattice;
+SMOACS_HD Vec3 pair_vector(const Mat3& lattice, Vec3 f_src, Vec3 f_dst, Vec3 shift) {
+    return ((f_dst - f_src) + shift) * lattice;
 }
 
 // ALIGNN v1 measures bonds between Cartesian positions that come from a lattice rounded to five
@@ -92,8 +59,8 @@ SMOACS_HD Vec3 position_alignn(const Mat3& rounded, Vec3 f, bool single) {
             fma(f.z, m[2].y, fma(f.y, m[1].y, f.x * m[0].y)),
             fma(f.z, m[2].z, fma(f.y, m[1].z, f.x * m[0].z))};
 }
-SMOACS_HD Vec3 pair_vector_alignn(const Mat3& lattice, Vec3 x_src, Vec3 x_dst, Shift shift) {
-    return (to_vec(shift) * lattice + x_dst) - x_src;
+SMOACS_HD Vec3 pair_vector_alignn(const Mat3& lattice, Vec3 x_src, Vec3 x_dst, Vec3 shift) {
+    return (shift * lattice + x_dst) - x_src;
 }
 
 // A cell and a compact (Minkowski-reduced) basis of the same lattice. In the compact basis the
@@ -127,10 +94,6 @@ struct Cell {
 enum class CellStatus { ok, not_finite, singular };
 
 namespace detail {
-
-SMOACS_HD bool finite(Vec3 v) {
-    return std::isfinite(v.x) && std::isfinite(v.y) && std::isfinite(v.z);
-}
 
 // row i of the basis += n * row j, in integers; the vector is recomputed from the given lattice so
 // that rounding errors do not pile up.
@@ -184,7 +147,7 @@ SMOACS_HD bool shorten_by_two(Cell& cell) {
 // of the box of its vectors' lengths.
 SMOACS_HD CellStatus make_cell(const Mat3& lattice, Cell& cell) {
     for (int i = 0; i < 3; ++i) {
-        if (!detail::finite(lattice.row[i])) return CellStatus::not_finite;
+        if (!is_finite(lattice.row[i])) return CellStatus::not_finite;
     }
     cell.lattice = lattice;
     cell.volume = std::fabs(dot(lattice.row[0], cross(lattice.row[1], lattice.row[2])));

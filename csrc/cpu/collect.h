@@ -1,0 +1,23 @@
+// The innermost loop of the neighbour search.
+#pragma once
+
+#include <cstdint>
+
+namespace smoacs::cpu {
+
+// Coordinates of n points.
+struct Points {
+    const double* x;
+    const double* y;
+    const double* z;
+};
+
+// Room that collect() may overwrite behind the last number it keeps.
+constexpr std::int64_t collect_padding = 16;
+
+// Appends the numbers begin ... end - 1 of all points within a distance of (x, y, z), in ascending
+// order, to out[n ...] and returns the new n.
+std::int64_t collect(Points points, std::int64_t begin, std::int64_t end, double x, double y,
+                     double z, double distance, std::int32_t* out, std::int64_t n);
+
+}  // namespace smoacs::cpu
