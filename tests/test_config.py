@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
+from dataclasses import fields, replace
 from pathlib import Path
 
 import numpy as np
@@ -52,7 +52,7 @@ def salt() -> Structure:
 
 OBJECTIVES = [
     Window("band_gap", 2.5, 0.2, slack=0.1),
-    Minimize("formation_energy", below=-0.5, strength=2.0),
+    Minimize("formation_energy", below=-0.5, strength=2.0, enough=float("-inf")),
     Minimize("energy_above_hull"),
     Maximize("tc", above=3.0),
     ToleranceFactor(0.85, 0.95),
@@ -62,6 +62,12 @@ OBJECTIVES = [
 def test_objectives_survive_the_file(tmp_path) -> None:
     made = config(objectives=[objective_entry(o) for o in OBJECTIVES])
     assert make_objectives(read_config(written(tmp_path, made.to_yaml()))) == OBJECTIVES
+
+
+def test_entries_have_the_fields_of_their_objectives() -> None:
+    for objective in OBJECTIVES:
+        made = {field.name for field in fields(objective) if field.init}
+        assert set(type(objective_entry(objective)).model_fields) == made | {"kind"}
 
 
 def test_a_written_configuration_reads_back_equal(tmp_path) -> None:

@@ -10,6 +10,7 @@ import warnings
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from functools import wraps
+from math import inf
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, get_type_hints
 
@@ -22,6 +23,7 @@ if TYPE_CHECKING:
 
 DONE, BAD_INPUT, NO_SUCCESS, INTERRUPTED = 0, 2, 3, 130
 
+_PACKAGE = Path(__file__).parent
 _STANDARD_CRITERIA = ("formation_energy", "tolerance_factor")
 
 
@@ -57,6 +59,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     that are no mistake of the user keep their traceback.
     """
     with warnings.catch_warnings():
+        warnings.filterwarnings("default", category=UserWarning)
         warnings.showwarning = _show_warning
         try:
             code = app(args=None if arguments is None else list(arguments), standalone_mode=False)
@@ -72,15 +75,16 @@ def main(arguments: Sequence[str] | None = None) -> int:
 def _mistake(error: Exception) -> str | None:
     """The message, if the user made the error; None if the program did.
 
-    Users make wrong options, name files that cannot be used, and fail smoacs's own checks.
+    Users give wrong options, name files that cannot be used, lack packages, and fail smoacs's own
+    checks; the last two are raised by smoacs's own lines.
     """
     if hasattr(error, "format_message"):  # options and arguments
         context = getattr(error, "ctx", None)
         hint = f" Try: {context.command_path} --help" if context else ""
         return f"{error.format_message()}{hint}"
-    if isinstance(error, ValueError):
+    if isinstance(error, ValueError | ImportError):
         raised_in = Path(traceback.extract_tb(error.__traceback__)[-1].filename)
-        return str(error) if raised_in.is_relative_to(Path(__file__).parent) else None
+        return str(error) if raised_in.is_relative_to(_PACKAGE) else None
     return str(error) if isinstance(error, OSError) else None
 
 
@@ -89,8 +93,12 @@ def _say(text: str) -> None:
     typer.echo(f"smoacs: {' '.join(text.split())}", err=True)
 
 
-def _show_warning(message: Warning | str, *_: object, **__: object) -> None:
-    _say(str(message))
+def _show_warning(
+    message: Warning | str, category: object, filename: str, *_: object, **__: object
+) -> None:
+    """Warnings of smoacs as one line; those of other packages mean nothing to its users."""
+    if Path(filename).is_relative_to(_PACKAGE):
+        _say(str(message))
 
 
 @app.callback(invoke_without_command=True)
@@ -227,7 +235,7 @@ def design_prototype(
         str | None, Option(help="Use these prototypes only.", metavar="NAME[,NAME]")
     ] = None,
 ) -> int:
-    """Design crystals in known structure types, or in those of your own files.
+    """Design crystals in known structure types or your own.
 
     \b
     smoacs design prototype --from aflow --band-gap 3 --out runs/aflow
@@ -271,21 +279,25 @@ def _objectives(options: DesignOptions, standard: list[dict[str, Any]]) -> list[
         raise ValueError(
             f"--without {unknown.pop()}: only {' and '.join(_STANDARD_CRITERIA)} can be dropped"
         )
+    # The published method rewards any further gain.
+    endless = options.preset == "paper"
+    lower: dict[str, Any] = {"kind": "minimize", "enough": -inf if endless else None}
+    higher: dict[str, Any] = {"kind": "maximize", "enough": inf if endless else None}
     asked: list[dict[str, Any]] = []
     if options.band_gap is not None:
         target = {"target": options.band_gap, "margin": options.band_gap_margin}
         asked.append({"kind": "window", "property": "band_gap", **target})
-    for kind, texts, names in (
-        ("window", options.window, ("target", "margin")),
-        ("minimize", options.minimize, ("below",)),
-        ("maximize", options.maximize, ("above",)),
+    for entry, texts, names in (
+        ({"kind": "window"}, options.window, ("target", "margin")),
+        (lower, options.minimize, ("below",)),
+        (higher, options.maximize, ("above",)),
     ):
-        asked += [{"kind": kind, **_parse_target(kind, text, names)} for text in texts or ()]
-    energy = {"property": "formation_energy", "below": options.formation_energy_below}
+        asked += [{**entry, **_parse_target(entry["kind"], text, names)} for text in texts or ()]
+    energy = {**lower, "property": "formation_energy", "below": options.formation_energy_below}
     dropped = {entry["property"] for entry in asked} | set(options.without or ())
     entries = asked + [
         entry
-        for entry in [{"kind": "minimize", **energy}, *standard]
+        for entry in [energy, *standard]
         if entry.get("property", entry["kind"]) not in dropped
     ]
     if not entries:

@@ -6,6 +6,7 @@ import dataclasses
 import difflib
 import re
 from collections.abc import Sequence
+from math import inf
 from pathlib import Path
 from typing import Annotated, ClassVar, Literal
 
@@ -117,8 +118,9 @@ class MinimizeEntry(Section):
 
     kind: Literal["minimize"] = "minimize"
     property: str
-    below: float = float("inf")
+    below: float = inf
     strength: float = 1.0
+    enough: float | None = None
 
 
 class MaximizeEntry(Section):
@@ -126,8 +128,9 @@ class MaximizeEntry(Section):
 
     kind: Literal["maximize"] = "maximize"
     property: str
-    above: float = float("-inf")
+    above: float = -inf
     strength: float = 1.0
+    enough: float | None = None
 
 
 class ToleranceFactorEntry(Section):

@@ -72,6 +72,8 @@ class Job:
         ValueError, FileNotFoundError
             If anything is wrong or missing; one line.
         """
+        if config.reference is not None and not config.reference.exists():
+            raise ValueError(f"there is no reference {config.reference}")
         device = choose_device(config.device)
         oxidation = oxidation_table(config.oxidation)
         preset = adapt_preset(given.preset or make_preset(config), config)

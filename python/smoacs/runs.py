@@ -336,7 +336,7 @@ class _History:
         }
 
     def arrays(self, objectives: Sequence[Objective]) -> dict[str, np.ndarray]:
-        arrays = {name: np.array(rows) for name, rows in self.state().items()}
+        arrays = {name: torch.as_tensor(rows).numpy() for name, rows in self.state().items()}
         return {**arrays, "objectives": np.array([o.name for o in objectives])}
 
 
@@ -396,7 +396,9 @@ def _run(job: Job, folder: RunFolder | None, on_step: OnStep | None) -> Run:
                 saved = time.monotonic()
     save()
     step_time = (elapsed + time.monotonic() - started) / optimizer.steps
-    for candidate, reason in sorted(optimizer.failure.items()):
+    never = torch.isinf(optimizer.best_loss)  # a later round may have saved a failed candidate
+    failed = {c: why for c, why in optimizer.failure.items() if never[c]}
+    for candidate, reason in sorted(failed.items()):
         logger.info("candidate %d failed: %s", candidate, reason)
 
     judge = replace(job.judge, sites_per_batch=optimizer.sites_per_batch)
@@ -414,7 +416,7 @@ def _run(job: Job, folder: RunFolder | None, on_step: OnStep | None) -> Run:
         "novel_rate": (
             share_of_novel(successes, job.config.reference) if job.config.reference else None
         ),
-        "failures": pd.Series(optimizer.failure, dtype=str).value_counts().to_dict(),
+        "failures": pd.Series(failed, dtype=str).value_counts().to_dict(),
         "steps": optimizer.steps,
         "wall_time_s": round(elapsed + time.monotonic() - started, 3),
         "seconds_per_step": round(step_time, 4),
