@@ -308,8 +308,9 @@ class Optimizer:
             self._graphs[number] = build_graphs(self.predictors, built_at)
         properties = predict_all(self.predictors, crystals, self._graphs[number])
         design = Design(crystals, weights, space, properties)
-        loss = torch.stack([o.loss(design) for o in self.objectives]).sum(0)
-        return loss, torch.stack([o.value(design) for o in self.objectives], dim=1)
+        values = [o.value(design) for o in self.objectives]
+        losses = [o.loss(value) for o, value in zip(self.objectives, values, strict=True)]
+        return torch.stack(losses).sum(0), torch.stack(values, dim=1)
 
     def _renew_graphs(self) -> None:
         """From now on, graphs are those of the present geometry.

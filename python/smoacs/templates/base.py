@@ -4,12 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 from dataclasses import dataclass, replace
+from functools import cached_property
 from typing import TYPE_CHECKING
 
 import numpy as np
 from numpy.typing import NDArray
 
-from smoacs.chemistry import OxidationTable, symbol
+from smoacs.chemistry import OxidationTable, site_radius, symbol
 from smoacs.crystals import N_ELEMENTS
 
 if TYPE_CHECKING:
@@ -78,6 +79,15 @@ class Template:
     def n_sites(self) -> int:
         """Number of sites of the cell."""
         return len(self.roles)
+
+    @cached_property
+    def site_radii(self) -> NDArray[np.float64]:
+        """Ionic radius in Å of every element under every pattern, (n, K, 98); 0: not allowed."""
+        radii = np.zeros(self.allowed.shape)
+        for site, pattern, column in np.argwhere(self.allowed):
+            state = int(self.oxidation_states[pattern, site])
+            radii[site, pattern, column] = site_radius(int(column) + 1, state)
+        return radii
 
     def restrict(self, elements: Iterable[int]) -> Template:
         """The same template with fewer elements.

@@ -10,7 +10,6 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from smoacs.chemistry import site_radius
 from smoacs.crystals import ragged_rows
 from smoacs.ops import PackedMask, pack_mask
 from smoacs.templates.base import Template
@@ -180,15 +179,8 @@ class DesignSpace:
 
         Zero where the element is not allowed.
         """
-        tables = []
-        for t in self.templates:
-            radii = np.zeros(t.allowed.shape)
-            for site, pattern, column in np.argwhere(t.allowed):
-                radii[site, pattern, column] = site_radius(
-                    int(column) + 1, int(t.oxidation_states[pattern, site])
-                )
-            tables.append(self._pad(radii))
-        return torch.from_numpy(np.concatenate(tables)).to(self.device, self.dtype)
+        tables = np.concatenate([self._pad(t.site_radii) for t in self.templates])
+        return torch.from_numpy(tables).to(self.device, self.dtype)
 
     def radii(self, composition: Tensor, pattern_weights: Tensor) -> Tensor:
         """Mean ionic radius of each site under x and q, (S,) in Å, differentiable.
