@@ -437,13 +437,13 @@ def _progress() -> Iterator[OnStep | None]:
         TimeRemainingColumn(),
     )
     with Progress(*columns, console=Console(stderr=True)) as bar:
-        task = bar.add_task("starting")
+        task = bar.add_task("starting", total=None)
 
         def on_step(report: Any, optimizer: Any) -> None:
             losses = report.loss[~report.loss.isnan()]
-            best = f"{losses.min():.3f}" if losses.numel() else "-"
-            heat = "discrete" if report.temperature is None else f"T {report.temperature:.2g}"
-            text = f"{report.n_success}/{len(optimizer.space)} succeed  best loss {best}  {heat}"
+            best = f"  best loss {losses.min():.3f}" if losses.numel() else ""
+            heat = "discrete" if report.temperature is None else f"T = {report.temperature:.2g}"
+            text = f"{report.n_success}/{len(optimizer.space)} succeed  {heat}{best}"
             bar.update(task, completed=report.step, total=optimizer.steps, description=text)
 
         yield on_step

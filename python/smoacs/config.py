@@ -214,7 +214,7 @@ def make_config(**entries: object) -> RunConfig:
     ValueError
         If an entry is unknown, missing or bad; one line.
     """
-    return checked(RunConfig, **entries).resolved(Path.cwd())
+    return checked(RunConfig, entries).resolved(Path.cwd())
 
 
 def read_config(path: str | Path) -> RunConfig:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -37,12 +38,12 @@ def read_yaml(path: str | Path, model: type[Model]) -> Model:
     if not isinstance(raw, dict):
         raise ValueError(f"{path} must hold a mapping with keys such as {_examples(model)}")
     try:
-        return checked(model, **raw)
+        return checked(model, raw)
     except ValueError as error:
         raise ValueError(f"{path}: {error}") from error
 
 
-def checked(model: type[Model], **entries: Any) -> Model:
+def checked(model: type[Model], entries: Mapping[Any, Any]) -> Model:
     """A model of some entries.
 
     Raises
@@ -51,7 +52,7 @@ def checked(model: type[Model], **entries: Any) -> Model:
         If an entry is unknown, missing or bad; one line.
     """
     try:
-        return model.model_validate(entries)
+        return model.model_validate(dict(entries))
     except ValidationError as error:
         raise ValueError("; ".join(_problem(item) for item in error.errors())) from error
 

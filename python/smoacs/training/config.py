@@ -5,20 +5,16 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Annotated, Literal
 
-import yaml
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+from pydantic import Field, model_validator
 
 from smoacs.predictors.base import GraphSpec
+from smoacs.yaml_files import Section, read_yaml
 
 Positive = Annotated[float, Field(gt=0)]
 Count = Annotated[int, Field(ge=1)]
 
 
-class _Section(BaseModel):
-    model_config = ConfigDict(extra="forbid", frozen=True)
-
-
-class RandomSplit(_Section):
+class RandomSplit(Section):
     """Shares of the crystals held out at random, for data without a ``split`` of their own."""
 
     val: Annotated[float, Field(gt=0, lt=1)] = 0.05
@@ -31,7 +27,7 @@ class RandomSplit(_Section):
         return self
 
 
-class DataConfig(_Section):
+class DataConfig(Section):
     """Where the crystals are.
 
     ``structures`` is a JSON-lines file (labels inside), or a folder of CIF/POSCAR files with
@@ -45,7 +41,7 @@ class DataConfig(_Section):
     random_split: RandomSplit | None = None
 
 
-class TargetConfig(_Section):
+class TargetConfig(Section):
     """One quantity to learn; crystals without it are skipped for this quantity only.
 
     ``minimum`` is a physical lower bound, such as 0 for a band gap: predictions below count as the
@@ -57,7 +53,7 @@ class TargetConfig(_Section):
     minimum: float | None = None
 
 
-class GraphConfig(_Section):
+class GraphConfig(Section):
     """Bonds of the model; see :class:`smoacs.predictors.base.GraphSpec`."""
 
     rule: Literal["radius", "knn", "knn_shell"] = "knn_shell"
@@ -78,7 +74,7 @@ class GraphConfig(_Section):
         )
 
 
-class ModelConfig(_Section):
+class ModelConfig(Section):
     """Size of the ALIGNN network."""
 
     hidden_features: Count = 64
@@ -86,7 +82,7 @@ class ModelConfig(_Section):
     gcn_layers: Count = 2
 
 
-class OptimizerConfig(_Section):
+class OptimizerConfig(Section):
     """AdamW under a one-cycle schedule that peaks at ``learning_rate``."""
 
     learning_rate: Positive = 3e-3
@@ -95,7 +91,7 @@ class OptimizerConfig(_Section):
     gradient_clip: Positive = 10.0
 
 
-class StrainConfig(_Section):
+class StrainConfig(Section):
     """Isotropically strained copies of training crystals whose bulk modulus (GPa) is labelled.
 
     Their energy per atom follows from the third-order Birch-Murnaghan equation; other targets are
@@ -107,7 +103,7 @@ class StrainConfig(_Section):
     max_strain: Annotated[float, Field(gt=0, le=0.15)] = 0.1
 
 
-class TrainingConfig(_Section):
+class TrainingConfig(Section):
     """A whole training run."""
 
     name: Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]*$")]
@@ -150,20 +146,7 @@ def load_config(path: str | Path) -> TrainingConfig:
         If the file does not exist, is not YAML, or has an unknown, missing or bad entry; the
         message is one line that names the entries.
     """
-    path = Path(path)
-    if not path.is_file():
-        raise ValueError(f"there is no training configuration {path}")
-    try:
-        raw = yaml.safe_load(path.read_text(encoding="utf-8"))
-    except yaml.YAMLError as error:
-        raise ValueError(f"{path} is not valid YAML: {' '.join(str(error).split())}") from error
-    if not isinstance(raw, dict):
-        raise ValueError(f"{path} must hold a mapping with the keys name, output, data, targets")
-    try:
-        config = TrainingConfig.model_validate(raw)
-    except ValidationError as error:
-        raise ValueError(f"{path}: {_one_line(error)}") from error
-    return _resolved(config, path.resolve().parent)
+    return _resolved(read_yaml(path, TrainingConfig), Path(path).resolve().parent)
 
 
 def _resolved(config: TrainingConfig, folder: Path) -> TrainingConfig:
@@ -174,12 +157,3 @@ def _resolved(config: TrainingConfig, folder: Path) -> TrainingConfig:
         }
     )
     return config.model_copy(update={"data": data, "output": folder / config.output})
-
-
-def _one_line(error: ValidationError) -> str:
-    problems = []
-    for item in error.errors():
-        place = ".".join(str(part) for part in item["loc"])
-        message = item["msg"].removeprefix("Value error, ")
-        problems.append(f"{place}: {message}" if place else message)
-    return "; ".join(problems)
