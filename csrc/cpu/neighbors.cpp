@@ -300,19 +300,22 @@ class CrystalNeighbors {
 
     void find_radius() {
         const double n = static_cast<double>(crystal_.size());
-        const double pairs = n * n * 4.1887902 * std::pow(query_.cutoff, 3) / crystal_.cell.volume;
-        if (pairs > max_edges) {
-            fail(crystal_.index, "about " + decimals(pairs) + " pairs within " +
-                                     decimals(query_.cutoff) +
-                                     " Å are more than a list can hold; use a smaller cutoff");
-        }
+        check_size(n * n * 4.1887902 * std::pow(query_.cutoff, 3) / crystal_.cell.volume);
         cloud_ = ImageCloud(crystal_, query_.cutoff);
         select([&](std::int64_t, std::int32_t, double there, double) {
             return there <= query_.cutoff;
         });
     }
 
+    void check_size(double pairs) const {
+        if (pairs > max_edges) {
+            fail(crystal_.index, "about " + decimals(pairs) +
+                                     " pairs are more than a list can hold; use a smaller cutoff");
+        }
+    }
+
     void find_nearest() {
+        check_size(static_cast<double>(crystal_.size()) * static_cast<double>(query_.k));
         const double cutoff = query_.cutoff, tolerance = query_.tie_tolerance;
         double radius = std::min(expected_radius(crystal_, query_.k) + tolerance, cutoff);
         for (;; radius = std::min(1.3 * radius, cutoff)) {
@@ -329,6 +332,7 @@ class CrystalNeighbors {
     // An edge belongs to the shell of its source or, reversed, to that of its destination. ALIGNN
     // v1 lists a bond between images of one atom once for each.
     void find_shells() {
+        check_size(static_cast<double>(crystal_.size()) * static_cast<double>(query_.k));
         const double tolerance = query_.tie_tolerance, slack = metric_.slack();
         double radius = expected_radius(crystal_, query_.k) + tolerance;
         for (;; radius *= 1.3) {

@@ -6,6 +6,8 @@ written down, cutoff extension included. Differences from the compiled versions 
 
 from __future__ import annotations
 
+from fractions import Fraction
+
 import numpy as np
 import torch
 from torch import Tensor
@@ -91,8 +93,7 @@ class _Crystal:
         if not self.alignn:
             steps = (self.coords[dst] - self.coords[src]) + shift
             return _length(_times(steps, self.lattice))
-        # NumPy's product fuses multiply and add like the original's, which decides between ties.
-        positions = torch.from_numpy(self.coords.numpy() @ self.lattice.numpy().round(5))
+        positions = _alignn_positions(self.coords, self.lattice)
         images = _times(shift.double(), self.lattice)
         return _length((images + positions[dst]) - positions[src])
 
@@ -157,6 +158,27 @@ def _images(coords: Tensor, lattice: Tensor, radius: float) -> tuple[Tensor, Ten
 def _times(row: Tensor, matrix: Tensor) -> Tensor:
     """Row vectors times a matrix, summed in a fixed order."""
     return row[:, 0:1] * matrix[0] + row[:, 1:2] * matrix[1] + row[:, 2:3] * matrix[2]
+
+
+def _alignn_positions(coords: Tensor, lattice: Tensor) -> Tensor:
+    """Product of coordinates and rounded lattice as NumPy gives it to ALIGNN v1, to the last bit.
+
+    Its matrix product fuses multiply and add, which decides between ties; a single row does not
+    go through it.
+    """
+    rounded = torch.from_numpy(lattice.numpy().round(5))
+    if len(coords) == 1:
+        return _times(coords, rounded)
+    rows = [
+        [_fused(z, c, _fused(y, b, x * a)) for a, b, c in rounded.T.tolist()]
+        for x, y, z in coords.tolist()
+    ]
+    return torch.tensor(rows, dtype=torch.float64).reshape(-1, 3)
+
+
+def _fused(a: float, b: float, c: float) -> float:
+    """``a * b + c``, rounded once."""
+    return float(Fraction(a) * Fraction(b) + Fraction(c))
 
 
 def _length(vector: Tensor) -> Tensor:
