@@ -1,0 +1,145 @@
+from __future__ import annotations
+
+from dataclasses import replace
+
+import pytest
+import torch
+
+from cells import CELLS, CUBIC, FCC, batch, random_cell
+from smoacs.ops import edge_vectors, neighbor_list, reference_neighbors
+
+CUTOFF = 3.7 + 0.0123456789
+DEVICES = ["cpu", pytest.param("cuda", marks=pytest.mark.cuda)]
+TOLERANCE = {torch.float32: 2e-5, torch.float64: 1e-13}
+
+
+def gradients(frac_coords, lattice, neighbors, op=edge_vectors):
+    """Gradients of a fixed linear function of the vectors."""
+    frac_coords = frac_coords.detach().requires_grad_()
+    lattice = lattice.detach().requires_grad_()
+    vectors = op(frac_coords, lattice, neighbors)
+    weights = torch.linspace(-1, 1, vectors.numel(), dtype=vectors.dtype, device=vectors.device)
+    return torch.autograd.grad((vectors * weights.reshape(-1, 3)).sum(), [frac_coords, lattice])
+
+
+@pytest.mark.parametrize("device", DEVICES)
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+@pytest.mark.parametrize("name", CELLS)
+def test_equals_reference(name, dtype, device):
+    crystals = CELLS[name].to(device, dtype)
+    neighbors = neighbor_list(*crystals, cutoff=CUTOFF)
+    arguments = (crystals.frac_coords, crystals.lattice, neighbors)
+    vectors = edge_vectors(*arguments)
+    tolerance = {"rtol": TOLERANCE[dtype], "atol": 10 * TOLERANCE[dtype]}
+    wanted = reference_neighbors.edge_vectors(*arguments)
+    torch.testing.assert_close(vectors, wanted, **tolerance)
+    torch.testing.assert_close(vectors.norm(dim=1), neighbors.distance, **tolerance)
+    found = gradients(*arguments)
+    wanted = gradients(*arguments, op=reference_neighbors.edge_vectors)
+    torch.testing.assert_close(found, wanted, rtol=0, atol=300 * TOLERANCE[dtype])
+
+
+@pytest.mark.cuda
+def test_cuda_equals_cpu():
+    crystals = batch(random_cell(60, seed=1, scale=8.0), FCC, CELLS["skewed"])
+    neighbors = neighbor_list(*crystals, cutoff=CUTOFF)
+    on_cpu = gradients(crystals.frac_coords, crystals.lattice, neighbors)
+    crystals = crystals.to("cuda", torch.float64)
+    neighbors = neighbor_list(*crystals, cutoff=CUTOFF)
+    on_gpu = gradients(crystals.frac_coords, crystals.lattice, neighbors)
+    for found, wanted in zip(on_gpu, on_cpu, strict=True):
+        torch.testing.assert_close(found.cpu(), wanted, rtol=1e-12, atol=1e-12)
+
+
+@pytest.mark.parametrize("device", DEVICES)
+@pytest.mark.parametrize("name", ["skewed", "ragged batch", "fcc, one site"])
+def test_gradients_are_those_of_finite_differences(name, device):
+    crystals = CELLS[name].to(device, torch.float64)
+    neighbors = neighbor_list(*crystals, cutoff=2.9)
+    assert torch.autograd.gradcheck(
+        lambda f, m: edge_vectors(f, m, neighbors),
+        (crystals.frac_coords.clone().requires_grad_(), crystals.lattice.clone().requires_grad_()),
+    )
+
+
+def test_vectors_follow_moved_atoms():
+    neighbors = neighbor_list(*CUBIC, cutoff=CUTOFF)
+    moved = CUBIC.frac_coords + torch.tensor([[0.1, 0, 0]] + [[0.0, 0, 0]] * 4)
+    before = edge_vectors(CUBIC.frac_coords, CUBIC.lattice, neighbors)
+    after = edge_vectors(moved, CUBIC.lattice, neighbors)
+    step = (neighbors.dst == 0).double() - (neighbors.src == 0).double()
+    wanted = before + 0.3905 * step[:, None] * torch.tensor([1.0, 0, 0])
+    torch.testing.assert_close(after, wanted)
+
+
+@pytest.mark.parametrize("device", DEVICES)
+def test_batch_and_threads_do_not_matter(device):
+    crystals = batch(CUBIC, random_cell(150, seed=1, scale=10.5), FCC, CELLS["skewed"])
+    crystals = crystals.to(device, torch.float32)
+    neighbors = neighbor_list(*crystals, cutoff=5.1)
+    assert len(neighbors.src) > 2 * 4096
+    threads = torch.get_num_threads()
+    try:
+        torch.set_num_threads(1)
+        vectors = edge_vectors(crystals.frac_coords, crystals.lattice, neighbors)
+        grads = torch.autograd.grad(
+            edge_vectors(
+                crystals.frac_coords.requires_grad_(), crystals.lattice.requires_grad_(), neighbors
+            )
+            .square()
+            .sum(),
+            [crystals.frac_coords, crystals.lattice],
+        )
+        torch.set_num_threads(3)
+        again = edge_vectors(crystals.frac_coords.detach(), crystals.lattice.detach(), neighbors)
+        assert torch.equal(vectors, again)
+    finally:
+        torch.set_num_threads(threads)
+    for c in range(len(crystals.lattice)):
+        one = crystals.one(c).to(device, torch.float32)
+        alone = neighbor_list(*one, cutoff=5.1)
+        frac, lattice = (
+            one.frac_coords.detach().requires_grad_(),
+            one.lattice.detach().requires_grad_(),
+        )
+        out = edge_vectors(frac, lattice, alone)
+        edges = slice(*neighbors.edge_ptr[c : c + 2].tolist())
+        assert torch.equal(vectors[edges], out)
+        grad_frac, grad_lattice = torch.autograd.grad(out.square().sum(), [frac, lattice])
+        sites = slice(*crystals.ptr[c : c + 2].tolist())
+        assert torch.equal(grads[0][sites], grad_frac)
+        assert torch.equal(grads[1][c], grad_lattice[0])
+
+
+def test_second_derivative_is_refused():
+    neighbors = neighbor_list(*CUBIC, cutoff=CUTOFF)
+    frac = CUBIC.frac_coords.clone().requires_grad_()
+    lattice = CUBIC.lattice.clone().requires_grad_()
+    energy = edge_vectors(frac, lattice, neighbors).square().sum()
+    (force,) = torch.autograd.grad(energy, frac, create_graph=True)
+    with pytest.raises(RuntimeError, match="edge_vectors"):
+        force.square().sum().backward()
+
+
+def test_bad_input_is_explained():
+    neighbors = neighbor_list(*CUBIC, cutoff=3.0)
+    frac, lattice = CUBIC.frac_coords, CUBIC.lattice
+    with pytest.raises(ValueError, match="lattice must have shape"):
+        edge_vectors(frac, lattice.repeat(2, 1, 1), neighbors)
+    with pytest.raises(ValueError, match="sites beyond the coordinates"):
+        edge_vectors(frac[:3], lattice, neighbors)
+    with pytest.raises(TypeError, match="lattice must be float64"):
+        edge_vectors(frac, lattice.float(), neighbors)
+    with pytest.raises(ValueError, match="ptr ends at 3, but there are 60"):
+        edge_vectors(frac, lattice, replace(neighbors, edge_ptr=torch.tensor([0, 3])))
+
+
+def test_operator_registration():
+    crystals = CELLS["ragged batch"]
+    found = neighbor_list(*crystals, cutoff=3.0)
+    frac, lattice = crystals.frac_coords.clone(), crystals.lattice.clone()
+    topology = (found.src, found.dst, found.shift, found.edge_ptr)
+    torch.library.opcheck(
+        torch.ops.smoacs.edge_vectors.default,
+        (frac.requires_grad_(), lattice.requires_grad_(), *topology),
+    )
