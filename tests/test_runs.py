@@ -17,8 +17,9 @@ import smoacs
 from analytic import AnalyticPredictor
 from smoacs import Custom, Minimize, ToleranceFactor, Window, runs, templates
 from smoacs.job import Given
+from smoacs.reevaluation import evaluate
 from smoacs.run_folder import RunFolder, atomic
-from smoacs.runs import Interrupted, design, evaluate, resume
+from smoacs.runs import Interrupted, design, resume
 
 OBJECTIVES = [Window("band_gap", 2.5, 0.5), Minimize("formation_energy", below=-0.5)]
 STEPS = 20

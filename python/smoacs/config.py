@@ -327,7 +327,7 @@ def preset_entry(preset: str | Preset) -> str | CustomEntry:
 def _only_in_python(what: str, name: str) -> str:
     return (
         f"the {what} {name!r} was made in Python, which no file can hold; "
-        "pass it again from Python: smoacs.design(...) or smoacs.resume(...)"
+        "pass it again from Python, see smoacs.runs.resume"
     )
 
 

@@ -10,7 +10,7 @@ import torch
 
 from smoacs.ops._native import build_info
 from smoacs.predictors.weights import bundled, cache_dir, read_card, sha256
-from smoacs.runs import package_versions
+from smoacs.provenance import package_versions
 
 Facts = dict[str, str]
 

@@ -3,25 +3,21 @@
 from __future__ import annotations
 
 import logging
-import platform
-import resource
 import signal
 import threading
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
-from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import pandas as pd
 import torch
-from torch import Tensor, nn
 
 import smoacs
-from smoacs.cif import read_cif, write_cif
+from smoacs.cif import write_cif
 from smoacs.comparison import share_of_novel
 from smoacs.config import (
     CustomEntry,
@@ -33,11 +29,12 @@ from smoacs.config import (
 )
 from smoacs.crystals import CrystalBatch
 from smoacs.evaluation import as_written, evaluate_structures, summarise
+from smoacs.history import History
 from smoacs.job import NOTHING_GIVEN, Given, Job
 from smoacs.objectives import Objective
 from smoacs.optimizer import Optimizer, StepReport
 from smoacs.predictors.base import Predictor
-from smoacs.predictors.weights import fingerprint
+from smoacs.provenance import circumstances
 from smoacs.run_folder import RunFolder
 from smoacs.schedules import Preset
 from smoacs.templates import Template
@@ -48,9 +45,7 @@ if TYPE_CHECKING:
 logger = logging.getLogger("smoacs")
 
 CHECKPOINT_SECONDS = 60.0
-REPRODUCED_WITHIN = 1e-4
 OnStep = Callable[[StepReport, Optimizer], None]
-_PACKAGES = ("torch", "numpy", "pymatgen", "smact", "ase", "spglib")
 
 
 class Interrupted(KeyboardInterrupt):
@@ -81,27 +76,6 @@ class Run:
     summary: dict[str, Any]
     history: dict[str, np.ndarray]
     folder: Path | None
-
-
-@dataclass(frozen=True)
-class Reevaluation:
-    """A finished run, judged again from its CIF files.
-
-    Attributes
-    ----------
-    table : DataFrame
-        The rows of results.csv that have a file, computed anew.
-    differences : dict of str to float
-        Largest difference to results.csv by property and objective.
-    """
-
-    table: pd.DataFrame
-    differences: dict[str, float]
-
-    @property
-    def reproduced(self) -> bool:
-        """Whether all values agree to 1e-4."""
-        return all(value <= REPRODUCED_WITHIN for value in self.differences.values())
 
 
 def design(
@@ -259,87 +233,6 @@ def resume(path: str | Path, given: Given = NOTHING_GIVEN, *, on_step: OnStep | 
     return _execute(Job.create(folder.read_config(), given), folder, on_step)
 
 
-def evaluate(path: str | Path, given: Given = NOTHING_GIVEN) -> Reevaluation:
-    """Judge a finished run again, from nothing but its CIF files and its configuration.
-
-    Parameters
-    ----------
-    path : str or Path
-        Folder of the run.
-    given : Given
-        Objects made in Python; needed where config.yaml says ``custom``.
-
-    Raises
-    ------
-    ValueError, FileNotFoundError
-        If the run is not finished, holds no structures, or a file is missing or unreadable.
-    """
-    folder = RunFolder(path)
-    folder.check_run()
-    before = folder.read_results()
-    before = before[before["structure_file"] != ""].reset_index(drop=True)
-    if before.empty:
-        raise ValueError(
-            f"{folder.path} holds no structures: no candidate succeeded, and the run was made "
-            "without --keep-all"
-        )
-    job = Job.create(folder.read_config(), given)
-    structures = [
-        _read_structure(folder.path / name, n)
-        for name, n in zip(before["structure_file"], before["n_sites"], strict=True)
-    ]
-    table = evaluate_structures(structures, before["candidate"].tolist(), job.space, job.judge)
-    numbers = [*job.judge.properties, *(objective.name for objective in job.judge.objectives)]
-    differences = {name: _largest_difference(before[name], table[name]) for name in numbers}
-    return Reevaluation(table.assign(structure_file=before["structure_file"]), differences)
-
-
-def _read_structure(path: Path, n_sites: int) -> Structure:
-    if not path.is_file():
-        raise ValueError(f"{path} is listed in results.csv but does not exist")
-    try:
-        structure = read_cif(path.read_text(encoding="utf-8"))
-    except ValueError as error:
-        raise ValueError(f"{path} cannot be read: {error}") from error
-    if len(structure) != n_sites:
-        raise ValueError(f"{path} has {len(structure)} sites, results.csv says {n_sites}")
-    return structure
-
-
-def _largest_difference(before: pd.Series, after: pd.Series) -> float:
-    """Largest absolute difference; a number on one side only is infinitely far away."""
-    difference = (before - after).abs().where(before.notna() | after.notna(), 0.0)
-    return float(difference.fillna(float("inf")).max())
-
-
-class _History:
-    """Reports of all steps so far."""
-
-    def __init__(self, state: Mapping[str, Any] | None = None) -> None:
-        self._rows: dict[str, list[Any]] = {
-            name: list(state[name]) if state else []
-            for name in ("step", "temperature", "n_success", "loss", "values")
-        }
-
-    def append(self, report: StepReport) -> None:
-        hot = report.temperature
-        self._rows["step"].append(report.step)
-        self._rows["temperature"].append(float("nan") if hot is None else hot)
-        self._rows["n_success"].append(report.n_success)
-        self._rows["loss"].append(report.loss.cpu())
-        self._rows["values"].append(report.values.cpu())
-
-    def state(self) -> dict[str, Any]:
-        return {
-            name: torch.stack(rows) if rows and isinstance(rows[0], Tensor) else rows
-            for name, rows in self._rows.items()
-        }
-
-    def arrays(self, objectives: Sequence[Objective]) -> dict[str, np.ndarray]:
-        arrays = {name: torch.as_tensor(rows).numpy() for name, rows in self.state().items()}
-        return {**arrays, "objectives": np.array([o.name for o in objectives])}
-
-
 def _execute(job: Job, folder: RunFolder | None, on_step: OnStep | None) -> Run:
     """Optimise from the last checkpoint, if any, then judge and write."""
     if folder is None:
@@ -359,11 +252,11 @@ def _execute(job: Job, folder: RunFolder | None, on_step: OnStep | None) -> Run:
 
 def _run(job: Job, folder: RunFolder | None, on_step: OnStep | None) -> Run:
     started = time.monotonic()
-    optimizer, history, elapsed = job.optimizer(), _History(), 0.0
+    optimizer, history, elapsed = job.optimizer(), History(), 0.0
     state = folder.load_checkpoint(job.space.device) if folder else None
     if state:
         optimizer.load_state_dict(state["optimizer"])
-        history, elapsed = _History(state["history"]), state["elapsed"]
+        history, elapsed = History(state["history"]), state["elapsed"]
     logger.info(
         "smoacs %s on %s: step %d of %d, %d candidates, templates: %s",
         smoacs.__version__,
@@ -420,7 +313,7 @@ def _run(job: Job, folder: RunFolder | None, on_step: OnStep | None) -> Run:
         "steps": optimizer.steps,
         "wall_time_s": round(elapsed + time.monotonic() - started, 3),
         "seconds_per_step": round(step_time, 4),
-        **_circumstances(job),
+        **circumstances(job),
     }
     arrays = history.arrays(judge.objectives)
     if folder:
@@ -467,44 +360,3 @@ def _stop_after_step(*, enabled: bool) -> Iterator[Callable[[], bool]]:
         yield pressed.is_set
     finally:
         signal.signal(signal.SIGINT, previous)
-
-
-def _circumstances(job: Job) -> dict[str, Any]:
-    """Where and with what a run was made."""
-    device = job.space.device
-    on_gpu = device.type == "cuda"
-    gpu_bytes = torch.cuda.max_memory_allocated(device) if on_gpu else 0
-    return {
-        "peak_memory_mb": round(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024, 1),
-        "peak_gpu_memory_mb": round(gpu_bytes / 2**20, 1) if on_gpu else None,
-        "device": torch.cuda.get_device_name(device) if on_gpu else "cpu",
-        "threads": torch.get_num_threads(),
-        "seed": job.config.seed,
-        "preset": job.preset.name,
-        "versions": package_versions(),
-        "predictors": [
-            {
-                "name": predictor.name,
-                "properties": {p.name: p.unit for p in predictor.properties},
-                "weights_sha256": _weights_hash(predictor),
-            }
-            for predictor in job.judge.predictors
-        ],
-    }
-
-
-def package_versions() -> dict[str, str]:
-    """Versions of smoacs, Python and the packages that decide results."""
-    found = {"smoacs": smoacs.__version__, "python": platform.python_version()}
-    for package in _PACKAGES:
-        try:
-            found[package] = version(package)
-        except PackageNotFoundError:  # e.g. a conda build without metadata
-            continue
-    return found
-
-
-def _weights_hash(predictor: Predictor) -> str | None:
-    """SHA-256 over the weights; None for predictors that are no torch network."""
-    network = getattr(predictor, "network", predictor)
-    return fingerprint(network.state_dict()) if isinstance(network, nn.Module) else None
