@@ -317,6 +317,13 @@ def test_existing_and_unwritable_folders(out, tmp_path, capsys, monkeypatch) -> 
     capsys.readouterr()
     assert design(tmp_path / "file" / "run") == 2
     assert error_of(capsys) == f"{tmp_path / 'file'} is a file; choose another folder for the run"
+    with monkeypatch.context() as patch:
+        patch.setattr(Path, "mkdir", lambda *_, **__: os.stat(tmp_path / "nowhere"))
+        assert design(tmp_path / "new") == 2
+    assert error_of(capsys) == (
+        f"cannot create {tmp_path / 'new'} (No such file or directory); "
+        "choose another folder for the run"
+    )
     monkeypatch.setattr(os, "access", lambda path, mode: False)
     assert design(tmp_path / "locked" / "run") == 2
     assert error_of(capsys) == f"{tmp_path} is not writable; choose another folder for the run"

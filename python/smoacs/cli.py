@@ -77,8 +77,8 @@ def _mistake(error: Exception) -> str | None:
     """
     if hasattr(error, "format_message"):  # options and arguments
         context = getattr(error, "ctx", None)
-        hint = f" Try: {context.command_path} --help" if context else ""
-        return f"{error.format_message()}{hint}"
+        hint = f". Try: {context.command_path} --help" if context else ""
+        return error.format_message().rstrip(".") + hint
     if isinstance(error, ValueError | ImportError):
         raised_in = Path(traceback.extract_tb(error.__traceback__)[-1].filename)
         return str(error) if raised_in.is_relative_to(_PACKAGE) else None

@@ -87,8 +87,19 @@ class RunFolder:
             raise ValueError(f"{self.path} holds no run: there is no {self.config.name}")
 
     def claim(self, config: RunConfig, templates: Sequence[Template]) -> None:
-        """Remove the files of an earlier run, and only those; write the configuration."""
-        self.path.mkdir(parents=True, exist_ok=True)
+        """Remove the files of an earlier run, and only those; write the configuration.
+
+        Raises
+        ------
+        OSError
+            If the folder cannot be created.
+        """
+        try:
+            self.path.mkdir(parents=True, exist_ok=True)
+        except OSError as error:
+            raise OSError(
+                f"cannot create {self.path} ({error.strerror}); choose another folder for the run"
+            ) from error
         # Without its summary the folder is unfinished, whatever happens next.
         for old in (self.summary, self.checkpoint, self.results, self.history, self.log):
             old.unlink(missing_ok=True)
