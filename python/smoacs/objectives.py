@@ -191,17 +191,20 @@ class Maximize(_PropertyObjective):
 class ToleranceFactor:
     """Keep Goldschmidt's t = (r_A + r_X) / (sqrt(2) (r_B + r_X)) of a perovskite in a range.
 
-    The radii are means under the composition and the oxidation patterns; the loss is zero inside
-    the middle four fifths of the range.
+    The radii are means under the composition and the oxidation patterns.
 
     Parameters
     ----------
     low, high : float
         Range of success.
+    strength : float
+        Weight of the loss, which is zero inside the middle four fifths of the range. The paper's
+        is 1; differences of 0.1 matter here, unlike those of an energy in eV.
     """
 
     low: float = 0.8
     high: float = 1.0
+    strength: float = 5.0
 
     name = "tolerance_factor"
     properties: tuple[str, ...] = field(default=(), init=False, repr=False)
@@ -221,7 +224,7 @@ class ToleranceFactor:
     def loss(self, value: Tensor) -> Tensor:
         """Distance from the middle four fifths of the range, (C,)."""
         middle, half = (self.low + self.high) / 2, (self.high - self.low) / 2
-        return ((value - middle).abs() - 0.8 * half).clamp_min(0)
+        return self.strength * ((value - middle).abs() - 0.8 * half).clamp_min(0)
 
     def satisfied(self, value: Tensor) -> Tensor:
         """Whether low <= value <= high."""

@@ -110,7 +110,7 @@ PRESETS = {
     "default": Preset(
         name="default",
         lattice_start=radii_lengths,
-        logit_spread=1.0,
+        logit_spread=0.5,
         rounds=10,
         temperature=Temperature(1.0, 0.05, geometric=True, discrete_from=0.4),
         learning_rates=LearningRates(lattice=0.05, coords=0.01, composition=0.5),
