@@ -12,7 +12,7 @@ from torch import Tensor
 
 if TYPE_CHECKING:
     from ase import Atoms
-    from pymatgen.core import Structure
+    from pymatgen.core import Composition, Structure
 
 N_ELEMENTS = 98
 """Elements a site can hold: column ``z`` of a composition is atomic number ``z + 1`` (H to Cf)."""
@@ -125,7 +125,8 @@ class CrystalBatch:
         ValueError
             If a structure has no site, a partly vacant site, or an element beyond Z = 98.
         """
-        lattices, coords, rows, counts = [], [], [], []
+        lattices, coords, counts = [], [], []
+        rows: list[Tensor] = []
         for number, structure in enumerate(structures):
             if len(structure) == 0:
                 raise ValueError(f"structure {number} has no site")
@@ -150,7 +151,8 @@ class CrystalBatch:
         ValueError
             If an object has no atom, no cell, or an element beyond Z = 98.
         """
-        lattices, coords, rows, counts = [], [], [], []
+        lattices, coords, counts = [], [], []
+        rows: list[Tensor] = []
         for number, crystal in enumerate(atoms):
             if len(crystal) == 0:
                 raise ValueError(f"structure {number} has no site")
@@ -187,7 +189,7 @@ class CrystalBatch:
 
         lattice = self.lattice.detach().double().cpu().numpy()
         coords = self.frac_coords.detach().double().cpu().numpy()
-        numbers = self.atomic_numbers.cpu().numpy()
+        numbers = self.atomic_numbers.tolist()
         bounds = self.ptr.tolist()
         return [
             Structure(lattice[c], numbers[start:stop], coords[start:stop], to_unit_cell=True)
@@ -234,7 +236,7 @@ def _one_hot_row(z: int, structure: int) -> Tensor:
     return row
 
 
-def _composition_row(species, structure: int) -> Tensor:  # species: pymatgen Composition
+def _composition_row(species: Composition, structure: int) -> Tensor:
     occupancies = species.element_composition
     if abs(occupancies.num_atoms - 1.0) > 1e-3:
         raise ValueError(

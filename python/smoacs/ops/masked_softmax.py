@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
-from typing import Any, Literal, Self
+from typing import Any, Self
 
 import torch
 from torch import Tensor
@@ -81,7 +81,7 @@ def masked_softmax(
     ptr: Tensor,
     temperature: float | Tensor,
     *,
-    masking: Literal["exact", "paper"] = "exact",
+    masking: str = "exact",
 ) -> tuple[Tensor, Tensor]:
     """Mix, for each site, the softmax over the elements that each oxidation pattern allows.
 
