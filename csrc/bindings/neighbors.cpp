@@ -23,13 +23,13 @@ namespace {
 using Address = std::uintptr_t;
 using Release = py::call_guard<py::gil_scoped_release>;
 
-cpu::NeighborQuery make_query(const std::string& rule, double cutoff, std::int64_t k,
-                              double tie_tolerance) {
-    cpu::NeighborQuery query{cpu::NeighborRule::radius, cutoff, k, tie_tolerance};
+NeighborQuery make_query(const std::string& rule, double cutoff, std::int64_t k,
+                         double tie_tolerance) {
+    NeighborQuery query{NeighborRule::radius, cutoff, k, tie_tolerance};
     if (rule == "knn") {
-        query.rule = cpu::NeighborRule::knn;
+        query.rule = NeighborRule::knn;
     } else if (rule == "knn_shell") {
-        query.rule = cpu::NeighborRule::knn_shell;
+        query.rule = NeighborRule::knn_shell;
     } else {
         require(rule == "radius", "rule must be radius, knn or knn_shell, got " + rule);
     }

@@ -174,10 +174,4 @@ SMOACS_HD CellStatus make_cell(const Mat3& lattice, Cell& cell) {
     return CellStatus::ok;
 }
 
-// Rank of a distance for sorting: distances that differ by rounding noise share a rank. The odd
-// offset keeps the borders away from round numbers, which lattices like.
-SMOACS_HD double distance_rank(double distance, double tolerance) {
-    return tolerance > 0 ? std::floor(distance / tolerance + 0.38196601125) : distance;
-}
-
 }  // namespace smoacs

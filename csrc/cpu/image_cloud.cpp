@@ -6,6 +6,7 @@
 #include <limits>
 #include <numeric>
 
+#include "core/neighbor_rules.h"
 #include "cpu/collect.h"
 
 namespace smoacs::cpu {
@@ -170,7 +171,7 @@ void ImageCloud::add_images(const Crystal& crystal, const Wrapped& atoms) {
     const double box = (std::floor(last.x) - std::ceil(first.x) + 1) *
                        (std::floor(last.y) - std::ceil(first.y) + 1) *
                        (std::floor(last.z) - std::ceil(first.z) + 1);
-    if (!(box * static_cast<double>(n) <= max_points)) {
+    if (!(box * static_cast<double>(n) <= max_images)) {
         fail(crystal.index, "its cell of " + decimals(cell.volume) +
                                 " Å^3 has too many images within " + decimals(radius_) +
                                 " Å; use a smaller cutoff or a larger cell");

@@ -48,8 +48,6 @@ Crystal load_crystal(const Crystals<T>& crystals, std::int64_t c);
 // nine runs of three bins.
 class ImageCloud {
   public:
-    static constexpr double max_points = 1 << 27;
-
     ImageCloud() = default;
     ImageCloud(const Crystal& crystal, double radius);
 

@@ -13,11 +13,6 @@ namespace smoacs::cpu {
 
 namespace {
 
-// Shorter pairs are the same atom to the rules that count neighbours.
-constexpr double knn_min_distance = 1e-4;
-constexpr double shell_min_distance = 0.15;  // ALIGNN v1's
-
-constexpr double max_edges = std::numeric_limits<std::int32_t>::max();
 constexpr double infinity = std::numeric_limits<double>::infinity();
 
 // Crystals of this size are worth sharing among threads, in blocks of sites.
@@ -67,8 +62,7 @@ enum class Direction { there, back };
 class Metric {
   public:
     Metric(const Crystal& crystal, const NeighborQuery& query)
-        : lattice_(crystal.cell.lattice),
-          alignn_(query.rule == NeighborRule::knn_shell && query.tie_tolerance == 0) {
+        : lattice_(crystal.cell.lattice), alignn_(query.alignn()) {
         const Mat3 rounded = rounded_lattice(lattice_);
         for (const Vec3 f : crystal.frac) {
             const Vec3 x = position_alignn(rounded, f, crystal.size() == 1);
@@ -131,12 +125,6 @@ class Metric {
     Axes atoms_;  // what distances start from: fractional, or ALIGNN's Cartesian coordinates
 };
 
-// Radius within which a site of a homogeneous crystal has a few more than k neighbours.
-double expected_radius(const Crystal& crystal, std::int64_t k) {
-    const double density = static_cast<double>(crystal.size()) / crystal.cell.volume;
-    return 1.2 * std::cbrt(3 * static_cast<double>(k + 4) / (4 * 3.141592653589793 * density));
-}
-
 // The points near one source after the other, with their distances.
 class Around {
   public:
@@ -167,7 +155,7 @@ class Around {
     // Points, sorted by (distance rank, atom, shift), each as often as times(dst, there, back)
     // says: 0, 1 or 2.
     template <typename Times>
-    const std::vector<std::int32_t>& select(double tie_tolerance, Times&& times) {
+    const std::vector<std::int32_t>& select(const NeighborQuery& query, Times&& times) {
         const std::vector<double>& back = metric_.one_way() ? back_ : there_;
         const std::int32_t home = cloud_.home(src_);
         distances_.resize(2 * n_);
@@ -182,8 +170,10 @@ class Around {
         }
         distances_.resize(n);
         chosen_.resize(n);
-        const bool packs = tie_tolerance > 0 && largest_rank(tie_tolerance) < max_packed_rank;
-        packs ? sort_packed(tie_tolerance) : sort_by_distance(tie_tolerance);
+        double farthest = 0;
+        for (const double d : distances_) farthest = std::max(farthest, d);
+        const bool packs = query.tie_tolerance > 0 && query.rank(farthest) < max_packed_rank;
+        packs ? sort_packed(query) : sort_pairs(query);
         return chosen_;
     }
 
@@ -191,21 +181,15 @@ class Around {
     // A rank, a point and which of its two copies, in one integer.
     static constexpr int point_bits = 27;
     static constexpr double max_packed_rank = std::numeric_limits<std::int32_t>::max();
-    static_assert(ImageCloud::max_points <= 1 << point_bits);
+    static_assert(max_images <= 1 << point_bits);
     static_assert(31 + point_bits + 1 < 63);
 
-    double largest_rank(double tie_tolerance) const {
-        double largest = 0;
-        for (const double d : distances_) largest = std::max(largest, d);
-        return distance_rank(largest, tie_tolerance);
-    }
-
-    void sort_packed(double tie_tolerance) {
+    void sort_packed(const NeighborQuery& query) {
         keys_.resize(chosen_.size());
         for (std::size_t i = 0; i < chosen_.size(); ++i) {
             const bool again = i > 0 && chosen_[i] == chosen_[i - 1];
-            const auto rank = static_cast<std::uint64_t>(
-                static_cast<std::int64_t>(distance_rank(distances_[i], tie_tolerance)));
+            const auto rank =
+                static_cast<std::uint64_t>(static_cast<std::int64_t>(query.rank(distances_[i])));
             keys_[i] = (rank << point_bits | static_cast<std::uint32_t>(chosen_[i])) << 1 | again;
         }
         sorter_.sort(keys_, distances_);
@@ -214,10 +198,11 @@ class Around {
         }
     }
 
-    void sort_by_distance(double tie_tolerance) {
+    // For ranks that do not fit.
+    void sort_pairs(const NeighborQuery& query) {
         std::vector<std::pair<double, std::int32_t>> pairs;
         for (std::size_t i = 0; i < chosen_.size(); ++i) {
-            pairs.emplace_back(distance_rank(distances_[i], tie_tolerance), chosen_[i]);
+            pairs.emplace_back(query.rank(distances_[i]), chosen_[i]);
         }
         std::sort(pairs.begin(), pairs.end());
         for (std::size_t i = 0; i < chosen_.size(); ++i) chosen_[i] = pairs[i].second;
@@ -242,16 +227,15 @@ class CrystalNeighbors {
   public:
     CrystalNeighbors(Crystal crystal, const NeighborQuery& query)
         : crystal_(std::move(crystal)), query_(query), metric_(crystal_, query) {
-        switch (query.rule) {
-            case NeighborRule::radius:
-                find_radius();
-                break;
-            case NeighborRule::knn:
-                find_nearest();
-                break;
-            case NeighborRule::knn_shell:
-                find_shells();
-                break;
+        const auto n = static_cast<double>(crystal_.size());
+        if (query.rule == NeighborRule::radius) {
+            check_size(expected_pairs(n, crystal_.cell.volume, query.cutoff));
+            cloud_ = ImageCloud(crystal_, query.cutoff);
+            select({});
+        } else {
+            check_size(n * static_cast<double>(query.k));
+            const std::vector<double> reach = find_reach();
+            select(reach);
         }
     }
 
@@ -298,53 +282,25 @@ class CrystalNeighbors {
         std::vector<std::int32_t> points;
     };
 
-    void find_radius() {
-        const double n = static_cast<double>(crystal_.size());
-        check_size(n * n * 4.1887902 * std::pow(query_.cutoff, 3) / crystal_.cell.volume);
-        cloud_ = ImageCloud(crystal_, query_.cutoff);
-        select([&](std::int64_t, std::int32_t, double there, double) {
-            return there <= query_.cutoff;
-        });
-    }
-
     void check_size(double pairs) const {
-        if (pairs > max_edges) {
+        if (pairs > max_pairs) {
             fail(crystal_.index, "about " + decimals(pairs) +
                                      " pairs are more than a list can hold; use a smaller cutoff");
         }
     }
 
-    void find_nearest() {
-        check_size(static_cast<double>(crystal_.size()) * static_cast<double>(query_.k));
-        const double cutoff = query_.cutoff, tolerance = query_.tie_tolerance;
-        double radius = std::min(expected_radius(crystal_, query_.k) + tolerance, cutoff);
-        for (;; radius = std::min(1.3 * radius, cutoff)) {
-            cloud_ = ImageCloud(crystal_, radius);
-            std::vector<double> reach = kth_distances(radius, knn_min_distance);
-            for (double& r : reach) r = std::min(r + tolerance, cutoff);
-            if (radius < cutoff && largest(reach) > radius) continue;
-            return select([&](std::int64_t src, std::int32_t, double there, double) {
-                return there > knn_min_distance && there <= reach[src];
-            });
-        }
-    }
-
-    // An edge belongs to the shell of its source or, reversed, to that of its destination. ALIGNN
-    // v1 lists a bond between images of one atom once for each.
-    void find_shells() {
-        check_size(static_cast<double>(crystal_.size()) * static_cast<double>(query_.k));
-        const double tolerance = query_.tie_tolerance, slack = metric_.slack();
-        double radius = expected_radius(crystal_, query_.k) + tolerance;
+    // How far the neighbours of each site reach. Widens the cloud until it holds them all; the
+    // original's extension of the cutoff ends with the same edges.
+    std::vector<double> find_reach() {
+        const double n = static_cast<double>(crystal_.size()), slack = metric_.slack();
+        const double most = query_.rule == NeighborRule::knn ? query_.cutoff : infinity;
+        double radius = expected_radius(n, crystal_.cell.volume, query_.k) + query_.tie_tolerance;
         for (;; radius *= 1.3) {
+            radius = std::min(radius, most);
             cloud_ = ImageCloud(crystal_, radius + slack);
-            std::vector<double> reach = kth_distances(radius, shell_min_distance);
-            for (double& r : reach) r += tolerance;
-            if (largest(reach) + slack > radius) continue;
-            return select([&](std::int64_t src, std::int32_t dst, double there, double back) {
-                const bool mine = there > shell_min_distance && there <= reach[src];
-                const bool theirs = back > shell_min_distance && back <= reach[dst];
-                return dst == src ? int{mine} + int{theirs} : int{mine || theirs};
-            });
+            std::vector<double> reach = kth_distances(radius);
+            for (double& r : reach) r = query_.reach(r);
+            if (radius == most || largest(reach) + slack <= radius) return reach;
         }
     }
 
@@ -353,34 +309,34 @@ class CrystalNeighbors {
     }
 
     // Distance of the k-th neighbour of every site, infinite if there are fewer in the radius.
-    std::vector<double> kth_distances(double radius, double min_distance) const {
+    std::vector<double> kth_distances(double radius) const {
         std::vector<double> out(crystal_.size());
         for_blocks(crystal_.size(), [&](std::int64_t first, std::int64_t last, std::int64_t) {
             Around around(cloud_, metric_);
             for (std::int64_t src = first; src < last; ++src) {
                 around.look(src);
-                out[src] = around.kth_distance(query_.k, min_distance, radius);
+                out[src] = around.kth_distance(query_.k, query_.min_distance(), radius);
             }
         });
         return out;
     }
 
-    // Keeps each pair as often as times(src, dst, there, back) says, but at most k pairs of a
-    // source under the rule knn.
-    template <typename Times>
-    void select(Times&& times) {
+    // Keeps the pairs that the rule lists, given the reach of every site.
+    void select(const std::vector<double>& reach) {
         const std::size_t most = query_.rule == NeighborRule::knn
                                      ? static_cast<std::size_t>(query_.k)
                                      : std::numeric_limits<std::size_t>::max();
+        const auto reach_of = [&](std::int64_t i) { return reach.empty() ? infinity : reach[i]; };
         blocks_.resize(n_blocks(crystal_.size()));
         for_blocks(crystal_.size(), [&](std::int64_t first, std::int64_t last, std::int64_t b) {
             Block& block = blocks_[b];
             Around around(cloud_, metric_);
             for (std::int64_t src = first; src < last; ++src) {
                 around.look(src);
-                const std::vector<std::int32_t>& points = around.select(
-                    query_.tie_tolerance, [&](std::int32_t dst, double there, double back) {
-                        return int{times(src, dst, there, back)};
+                const double mine = reach_of(src);
+                const std::vector<std::int32_t>& points =
+                    around.select(query_, [&](std::int32_t dst, double there, double back) {
+                        return query_.times(dst == src, there, back, mine, reach_of(dst));
                     });
                 const std::size_t n = std::min(most, points.size());
                 block.counts.push_back(static_cast<std::int32_t>(n));

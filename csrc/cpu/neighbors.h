@@ -5,18 +5,10 @@
 #include <memory>
 #include <vector>
 
+#include "core/neighbor_rules.h"
 #include "cpu/image_cloud.h"
 
 namespace smoacs::cpu {
-
-enum class NeighborRule { radius, knn, knn_shell };
-
-struct NeighborQuery {
-    NeighborRule rule;
-    double cutoff;         // Å
-    std::int64_t k;        // neighbours per site; ignored by the rule radius
-    double tie_tolerance;  // Å
-};
 
 class CrystalNeighbors;  // of one crystal
 

@@ -74,7 +74,7 @@ def test_vectors_follow_moved_atoms():
 
 @pytest.mark.parametrize("device", DEVICES)
 def test_batch_and_threads_do_not_matter(device):
-    crystals = batch(CUBIC, random_cell(150, seed=1, scale=10.5), FCC, CELLS["skewed"])
+    crystals = batch(CUBIC, random_cell(180, seed=1, scale=10.5), FCC, CELLS["skewed"])
     crystals = crystals.to(device, torch.float32)
     neighbors = neighbor_list(*crystals, cutoff=5.1)
     assert len(neighbors.src) > 2 * 4096
