@@ -13,6 +13,8 @@ import torch
 import smoacs.predictors
 from smoacs.predictors import registry
 from smoacs.predictors.base import Property
+from smoacs.predictors.weights import bundled
+from smoacs.testing import check_predictor
 
 
 class Zero:
@@ -96,3 +98,9 @@ def test_unknown_attributes() -> None:
     with pytest.raises(AttributeError, match="no attribute 'lode'"):
         _ = smoacs.predictors.lode
     assert {"load", "list", "predict"} <= set(dir(smoacs.predictors))
+
+
+@pytest.mark.parametrize("name", sorted(bundled()))
+def test_bundled_models_keep_the_contract(name: str) -> None:
+    assert name in [info.name for info in smoacs.predictors.list() if info.ready]
+    check_predictor(smoacs.predictors.load(name))

@@ -2,10 +2,10 @@
 
 A candidate's prediction must not change, not even in the last bit, with the candidates that share
 its batch. On the CPU, torch breaks this in two places. A matrix product rounds the last few rows
-differently when their number does not fill the block its inner loop works on, and so it does with
-very few columns. The fused ``sigmoid``, ``silu`` and ``softplus`` round the elements at the end of
-a thread's share differently from the rest; ``exp``, ``log1p`` and plain arithmetic do not. The
-functions of this module avoid both, forward and backward. On a GPU they make no such promise.
+differently when their number does not fill the block its inner loop works on. The fused
+``sigmoid``, ``silu`` and ``softplus`` round the elements at the end of a thread's share differently
+from the rest; ``exp``, ``log1p`` and plain arithmetic do not. The functions of this module avoid
+both, forward and backward. On a GPU they make no such promise.
 """
 
 from __future__ import annotations
@@ -19,7 +19,6 @@ from torch.nn import functional
 
 # A multiple of the row blocks (4 to 48) of the matrix products in use.
 _ROW_BLOCK = 96
-_MIN_COLUMNS = 8
 _SOFTPLUS_LINEAR = 20.0
 
 
@@ -129,12 +128,8 @@ def crystal_index(ptr: Tensor, n_sites: int) -> Tensor:
 
 
 def _product(x: Tensor, matrix: Tensor, bias: Tensor | None = None) -> Tensor:
-    """``x @ matrix + bias`` in whole blocks of rows and at least ``_MIN_COLUMNS`` columns."""
-    (rows, _), columns = x.shape, matrix.shape[1]
-    if columns < _MIN_COLUMNS:
-        more = (0, _MIN_COLUMNS - columns)
-        wide_bias = None if bias is None else functional.pad(bias, more)
-        return _product(x, functional.pad(matrix, more), wide_bias)[:, :columns].contiguous()
+    """``x @ matrix + bias``, computed in whole blocks of rows."""
+    rows, columns = x.shape[0], matrix.shape[1]
     out = x.new_empty(rows, columns)
     whole = rows - rows % _ROW_BLOCK
     if whole > 0:
