@@ -22,7 +22,7 @@ from analytic import AnalyticPredictor
 from smoacs.cli import main
 
 SMALL = ["--predictor", "analytic", "--candidates", "6", "--steps", "9"]
-NO_FACTOR = ["--without", "tolerance_factor"]
+NO_FACTOR = ["--without", "tolerance_factor", "--without", "contact_ratio"]
 GAP = ["--band-gap", "2.5", "--band-gap-margin", "0.5"]
 
 
@@ -125,15 +125,16 @@ def test_standard_criteria(out, capsys) -> None:
     assert main(["design", "perovskite", "--band-gap", "3", *options]) in (0, 3)
     config = yaml.safe_load((out / "config.yaml").read_text())
     assert config["objectives"] == [
-        {"kind": "window", "property": "band_gap", "target": 3.0, "margin": 0.2, "slack": None},
+        {"kind": "window", "name": "band_gap", "target": 3.0, "margin": 0.2, "slack": None},
         {
             "kind": "minimize",
-            "property": "formation_energy",
+            "name": "formation_energy",
             "below": -0.5,
             "strength": 1.0,
             "enough": None,
         },
-        {"kind": "tolerance_factor", "low": 0.8, "high": 1.0},
+        {"kind": "tolerance_factor", "low": 0.8, "high": 1.0, "strength": 5.0},
+        {"kind": "contact_ratio", "low": 0.8, "high": 1.25, "strength": 5.0},
     ]
     assert config["template"] == {"kind": "perovskite", "supercell": [1, 1, 1]}
 
@@ -143,12 +144,13 @@ def test_other_targets_replace_the_standard_ones(out) -> None:
     options = ["--predictor", "analytic", "--candidates", "2", "--steps", "1", "--out", str(out)]
     assert main(["design", "perovskite", *targets, "--preset", "paper", *options]) in (0, 3)
     entries = yaml.safe_load((out / "config.yaml").read_text())["objectives"]
-    assert [(e["kind"], e.get("property")) for e in entries] == [
+    assert [(e["kind"], e.get("name")) for e in entries] == [
         ("window", "formation_energy"),
         ("maximize", "band_gap"),
         ("tolerance_factor", None),
     ]
     assert entries[1]["above"] == 1.5
+    assert entries[2]["strength"] == 1.0
     assert entries[1]["enough"] == float("inf")
 
 
@@ -248,7 +250,10 @@ def test_changed_files_are_not_reproduced(out, capsys) -> None:
         (["--supercell", "0", "1", "1"], "supercell"),
         (["--tolerance-factor", "1", "0.8"], "must satisfy 0 < low < high"),
         (["--band-gap-margin", "0"], "the margin of band_gap must be positive"),
-        (["--without", "band_gap"], "only formation_energy and tolerance_factor can be dropped"),
+        (
+            ["--without", "band_gap"],
+            "only formation_energy, tolerance_factor, contact_ratio can be dropped",
+        ),
         (["--predictor", "megnet:nowhere"], "no weights 'nowhere'"),
         (["--reference", "nowhere.jsonl"], "there is no reference"),
     ],

@@ -32,7 +32,7 @@ from smoacs.start import random_lengths
 from smoacs.templates import from_structure, perovskite
 from smoacs.templates.saved import load_templates, same_template, save_templates
 
-GAP = {"kind": "window", "property": "band_gap", "target": 2.5, "margin": 0.2}
+GAP = {"kind": "window", "name": "band_gap", "target": 2.5, "margin": 0.2}
 PEROVSKITE = {"kind": "perovskite"}
 
 
@@ -128,7 +128,7 @@ def test_paths_in_a_file_are_relative_to_it(tmp_path) -> None:
         ({"start": "zero"}, "start: Input should be 'radii' or 'random', got 'zero'"),
         ({"objectives": []}, "objectives: .*at least 1"),
         ({"objectives": [{**GAP, "kind": "windoww"}]}, "objectives.0: .*'windoww'"),
-        ({"objectives": [{"kind": "window", "property": "x"}]}, "target: Field required"),
+        ({"objectives": [{"kind": "window", "name": "x"}]}, "target: Field required"),
         ({"template": {"kind": "perovskite", "supercell": [0, 1, 1]}}, "supercell.0"),
     ],
 )

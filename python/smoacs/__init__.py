@@ -14,6 +14,7 @@ _NAMES = {
     "Maximize": "smoacs.objectives",
     "Minimize": "smoacs.objectives",
     "ToleranceFactor": "smoacs.objectives",
+    "IonicContacts": "smoacs.objectives",
     "Window": "smoacs.objectives",
     "design": "smoacs.runs",
     "predict": "smoacs.predictors",

@@ -134,7 +134,10 @@ def design_perovskite(
     """  # noqa: D301
     low, high = tolerance_factor
     template = {"kind": "perovskite", "supercell": supercell}
-    return _design(template, [{"kind": "tolerance_factor", "low": low, "high": high}], options)
+    factor = {"kind": "tolerance_factor", "low": low, "high": high}
+    if options.preset == "paper":
+        factor["strength"] = 1.0
+    return _design(template, [factor], options)
 
 
 @design_app.command("prototype")

@@ -12,7 +12,7 @@ from typing import Annotated, Any, get_type_hints
 
 from typer import Option
 
-_STANDARD_CRITERIA = ("formation_energy", "tolerance_factor")
+_STANDARD_CRITERIA = ("formation_energy", "tolerance_factor", "contact_ratio")
 
 
 @dataclasses.dataclass(kw_only=True)
@@ -104,28 +104,29 @@ def objectives_of(options: DesignOptions, standard: list[dict[str, Any]]) -> lis
     unknown = set(options.without or ()) - set(_STANDARD_CRITERIA)
     if unknown:
         raise ValueError(
-            f"--without {unknown.pop()}: only {' and '.join(_STANDARD_CRITERIA)} can be dropped"
+            f"--without {unknown.pop()}: only {', '.join(_STANDARD_CRITERIA)} can be dropped"
         )
-    # The published method rewards any further gain.
-    endless = options.preset == "paper"
-    lower: dict[str, Any] = {"kind": "minimize", "enough": -inf if endless else None}
-    higher: dict[str, Any] = {"kind": "maximize", "enough": inf if endless else None}
+    # The published method rewards any further gain, and lets ions be where they like.
+    published = options.preset == "paper"
+    lower: dict[str, Any] = {"kind": "minimize", "enough": -inf if published else None}
+    higher: dict[str, Any] = {"kind": "maximize", "enough": inf if published else None}
     asked: list[dict[str, Any]] = []
     if options.band_gap is not None:
         target = {"target": options.band_gap, "margin": options.band_gap_margin}
-        asked.append({"kind": "window", "property": "band_gap", **target})
+        asked.append({"kind": "window", "name": "band_gap", **target})
     for entry, texts, names in (
         ({"kind": "window"}, options.window, ("target", "margin")),
         (lower, options.minimize, ("below",)),
         (higher, options.maximize, ("above",)),
     ):
         asked += [{**entry, **_parse_target(entry["kind"], text, names)} for text in texts or ()]
-    energy = {**lower, "property": "formation_energy", "below": options.formation_energy_below}
-    dropped = {entry["property"] for entry in asked} | set(options.without or ())
+    energy = {**lower, "name": "formation_energy", "below": options.formation_energy_below}
+    contacts = [] if published else [{"kind": "contact_ratio"}]
+    dropped = {entry["name"] for entry in asked} | set(options.without or ())
     entries = asked + [
         entry
-        for entry in [energy, *standard]
-        if entry.get("property", entry["kind"]) not in dropped
+        for entry in [energy, *standard, *contacts]
+        if entry.get("name", entry["kind"]) not in dropped
     ]
     if not entries:
         raise ValueError("there is no target left; give one, e.g. --band-gap 2.5")
@@ -142,4 +143,4 @@ def _parse_target(kind: str, text: str, names: tuple[str, ...]) -> dict[str, Any
     if not name or len(numbers) != len(names):
         example = "bulk_modulus=120:10" if kind == "window" else "formation_energy=-1"
         raise ValueError(f"--{kind} {text}: not understood; write it like {example}")
-    return {"property": name, **dict(zip(names, numbers, strict=True))}
+    return {"name": name, **dict(zip(names, numbers, strict=True))}

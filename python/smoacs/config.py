@@ -13,7 +13,14 @@ from typing import Annotated, ClassVar, Literal
 import yaml
 from pydantic import BeforeValidator, Field
 
-from smoacs.objectives import Maximize, Minimize, Objective, ToleranceFactor, Window
+from smoacs.objectives import (
+    IonicContacts,
+    Maximize,
+    Minimize,
+    Objective,
+    ToleranceFactor,
+    Window,
+)
 from smoacs.schedules import PRESETS, Preset
 from smoacs.start import LATTICE_STARTS
 from smoacs.templates import Template, aflow, from_file, from_folder, minerals, perovskite
@@ -107,7 +114,7 @@ class WindowEntry(Section):
     """:class:`smoacs.Window`."""
 
     kind: Literal["window"] = "window"
-    property: str
+    name: str
     target: float
     margin: float
     slack: float | None = None
@@ -117,7 +124,7 @@ class MinimizeEntry(Section):
     """:class:`smoacs.Minimize`."""
 
     kind: Literal["minimize"] = "minimize"
-    property: str
+    name: str
     below: float = inf
     strength: float = 1.0
     enough: float | None = None
@@ -127,7 +134,7 @@ class MaximizeEntry(Section):
     """:class:`smoacs.Maximize`."""
 
     kind: Literal["maximize"] = "maximize"
-    property: str
+    name: str
     above: float = -inf
     strength: float = 1.0
     enough: float | None = None
@@ -139,10 +146,25 @@ class ToleranceFactorEntry(Section):
     kind: Literal["tolerance_factor"] = "tolerance_factor"
     low: float = 0.8
     high: float = 1.0
+    strength: float = 5.0
+
+
+class IonicContactsEntry(Section):
+    """:class:`smoacs.IonicContacts`."""
+
+    kind: Literal["contact_ratio"] = "contact_ratio"
+    low: float = 0.8
+    high: float = 1.25
+    strength: float = 5.0
 
 
 ObjectiveEntry = Annotated[
-    WindowEntry | MinimizeEntry | MaximizeEntry | ToleranceFactorEntry | CustomEntry,
+    WindowEntry
+    | MinimizeEntry
+    | MaximizeEntry
+    | ToleranceFactorEntry
+    | IonicContactsEntry
+    | CustomEntry,
     Field(discriminator="kind"),
 ]
 
@@ -152,6 +174,7 @@ _OBJECTIVES: dict[type, type[Section]] = {
     Minimize: MinimizeEntry,
     Maximize: MaximizeEntry,
     ToleranceFactor: ToleranceFactorEntry,
+    IonicContacts: IonicContactsEntry,
 }
 
 

@@ -66,18 +66,14 @@ class Objective(Protocol):
 
 @dataclass(frozen=True)
 class _PropertyObjective:
-    property: str
-
-    @property
-    def name(self) -> str:
-        return self.property
+    name: str
 
     @property
     def properties(self) -> tuple[str, ...]:
-        return (self.property,)
+        return (self.name,)
 
     def value(self, design: Design) -> Tensor:
-        return design.properties[self.property]
+        return design.properties[self.name]
 
 
 @dataclass(frozen=True)
@@ -86,7 +82,7 @@ class Window(_PropertyObjective):
 
     Parameters
     ----------
-    property : str
+    name : str
         Predicted property, e.g. ``"band_gap"``.
     target : float
         Wanted value.
@@ -107,10 +103,10 @@ class Window(_PropertyObjective):
 
     def __post_init__(self) -> None:
         if not self.margin > 0:
-            raise ValueError(f"the margin of {self.property} must be positive, got {self.margin}")
+            raise ValueError(f"the margin of {self.name} must be positive, got {self.margin}")
         if self.slack is not None and not 0 <= self.slack < self.margin:
             raise ValueError(
-                f"the slack of {self.property} must be in [0, {self.margin}), got {self.slack}"
+                f"the slack of {self.name} must be in [0, {self.margin}), got {self.slack}"
             )
 
     def loss(self, value: Tensor) -> Tensor:
@@ -129,7 +125,7 @@ class Minimize(_PropertyObjective):
 
     Parameters
     ----------
-    property : str
+    name : str
         Predicted property, e.g. ``"formation_energy"``.
     below : float
         A candidate succeeds with a value below this; without it every value does.
@@ -161,7 +157,7 @@ class Maximize(_PropertyObjective):
 
     Parameters
     ----------
-    property : str
+    name : str
         Predicted property, e.g. ``"tc"``.
     above : float
         A candidate succeeds with a value above this; without it every value does.

@@ -125,7 +125,7 @@ class Template:
 
     def _first_gap(self, allowed: NDArray[np.bool_]) -> str:
         """What is missing, said for the pattern that comes closest."""
-        empty = ~allowed.any(axis=2)  # (n, K)
+        empty = np.logical_not(allowed.any(axis=2))  # (n, K)
         pattern = int(empty.sum(axis=0).argmin())
         needs = sorted(
             {
@@ -167,7 +167,11 @@ def point_group(structure: Structure) -> NDArray[np.int64]:
     """Rotations of a crystal's space group in the basis of its cell, (G, 3, 3) int (spglib)."""
     import spglib
 
-    cell = (structure.lattice.matrix, structure.frac_coords, structure.atomic_numbers)
+    cell = (
+        structure.lattice.matrix.tolist(),
+        structure.frac_coords.tolist(),
+        list(structure.atomic_numbers),
+    )
     symmetry = spglib.get_symmetry(cell, symprec=0.01)
     if symmetry is None:  # spglib gives up on atoms that nearly coincide
         return np.eye(3, dtype=np.int64)[None]
