@@ -1,0 +1,78 @@
+"""Success rates of perovskite design: python bench/paper/success.py [--megnet FOLDER] [--out DIR].
+
+Runs every combination of target, start and predictor that has no finished run in DIR yet, checks
+the successes with ``check_designs.py``, and writes bench/results/success_rates.json.
+"""
+
+from __future__ import annotations
+
+import argparse
+import itertools
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+BENCH = Path(__file__).parents[1]
+GAPS = (0.5, 2.5, 4.0)
+STARTS = ("radii", "random")
+
+
+def cases(megnet: Path | None) -> dict[str, list[str]]:
+    """Options of ``smoacs design perovskite`` by name of the case."""
+    predictors = {"bundled": "smoacs-alignn-mp"}
+    if megnet is not None:
+        models = ("MEGNet-MP-2019.4.1-BandGap-mfi", "MEGNet-MP-2018.6.1-Eform")
+        predictors["megnet"] = ",".join(f"megnet:{megnet / model}" for model in models)
+    chosen = {}
+    for (name, predictor), start, gap in itertools.product(predictors.items(), STARTS, GAPS):
+        options = ["--band-gap", str(gap), "--start", start, "--predictor", predictor]
+        chosen[f"{name}-{start}-{gap}"] = options
+    chosen["bundled-paper-2.5"] = ["--band-gap", "2.5", "--preset", "paper"]
+    chosen["bundled-3x3x3-4.0"] = ["--band-gap", "4.0", "--supercell", "3", "3", "3"]
+    chosen["bundled-3x3x3-4.0"] += ["--candidates", "32"]
+    return chosen
+
+
+def run(folder: Path, options: list[str]) -> dict[str, object]:
+    """Summary of one case, run if it has not been."""
+    if not (folder / "summary.json").exists():
+        command = ["smoacs", "design", "perovskite", *options, "--force", "--out", str(folder)]
+        code = subprocess.run([sys.executable, "-m", *command], check=False).returncode
+        if code not in (0, 3):
+            raise SystemExit(f"{folder.name} failed with exit code {code}")
+    check = [sys.executable, str(BENCH / "check_designs.py"), str(folder)]
+    confirmed = subprocess.run(check, check=False, capture_output=True, text=True)
+    summary = json.loads((folder / "summary.json").read_text())
+    return {**summary, "confirmed_by_pymatgen": confirmed.stdout.strip().splitlines()[-1]}
+
+
+def main() -> None:
+    """Run all cases and write the record."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--megnet", type=Path, help="folder with MatGL's two MEGNet models")
+    parser.add_argument("--out", type=Path, default=Path("runs/success"))
+    arguments = parser.parse_args()
+    git = ["git", "-C", str(BENCH), "rev-parse", "--short", "HEAD"]
+    record: dict[str, object] = {
+        "revision": subprocess.run(git, check=True, capture_output=True, text=True).stdout.strip()
+    }
+    results = {}
+    for name, options in cases(arguments.megnet).items():
+        summary = results[name] = run(arguments.out / name, options)
+        print(
+            f"{name:24} SC {summary['success_rate']:.3f}"
+            f"  distinct {summary['distinct_compositions']}"
+            f"  {summary['wall_time_s']:.0f} s  {summary['confirmed_by_pymatgen']}",
+            flush=True,
+        )
+        record["cases"] = {
+            case: {key: value for key, value in figures.items() if key != "predictors"}
+            for case, figures in results.items()
+        }
+        target = BENCH / "results" / "success_rates.json"
+        target.write_text(json.dumps(record, indent=1) + "\n")
+
+
+if __name__ == "__main__":
+    main()

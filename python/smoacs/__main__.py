@@ -1,0 +1,7 @@
+"""``python -m smoacs`` is the command ``smoacs``."""
+
+import sys
+
+from smoacs.cli import main
+
+sys.exit(main())
