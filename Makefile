@@ -14,7 +14,7 @@ CMAKE_FLAGS := -G Ninja -DSMOACS_WERROR=ON -DCMAKE_MAKE_PROGRAM=$(abspath $(BIN)
 .PHONY: demo test lint native sanitize clean
 
 demo: $(VENV)/.demo
-	$(BIN)/smoacs design perovskite --band-gap 2.5 --seed 0 --out runs/demo
+	$(BIN)/smoacs design perovskite --band-gap 2.5 --seed 0 --out runs/demo --force
 
 test: $(VENV)/.test
 	$(BIN)/python -P -m pytest
