@@ -30,7 +30,8 @@ class Cells:
     def one(self, c: int) -> Cells:
         """Crystal c alone."""
         start, stop = self.ptr[c : c + 2].tolist()
-        return cell(self.lattice[c], self.frac_coords[start:stop])
+        ptr = self.ptr[c : c + 2] - start
+        return Cells(self.frac_coords[start:stop], self.lattice[c : c + 1], ptr)
 
     @property
     def n_sites(self) -> int:
