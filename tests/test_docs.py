@@ -10,7 +10,8 @@ from pathlib import Path
 import pytest
 
 ROOT = Path(__file__).parents[1]
-COMMANDS = re.findall(r"^smoacs .*", (ROOT / "README.md").read_text(), re.M)
+BLOCKS = re.findall(r"```sh\n(.*?)```", (ROOT / "README.md").read_text(), re.S)
+COMMANDS = re.findall(r"^smoacs .*", "".join(BLOCKS), re.M)
 
 
 def test_python_example_of_the_readme(tmp_path) -> None:

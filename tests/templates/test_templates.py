@@ -12,7 +12,9 @@ from smoacs.templates import DesignSpace, aflow, from_folder, from_structure, pe
 
 
 def rocksalt() -> Structure:
-    return Structure.from_spacegroup("Fm-3m", Lattice.cubic(5.6), ["Na", "Cl"], [[0] * 3, [0.5] * 3])
+    return Structure.from_spacegroup(
+        "Fm-3m", Lattice.cubic(5.6), ["Na", "Cl"], [[0] * 3, [0.5] * 3]
+    )
 
 
 def test_perovskite_sites_are_those_of_a_cubic_perovskite() -> None:
