@@ -52,6 +52,7 @@ PYBIND11_MODULE(_native, m) {
           "Threads of later CPU kernels; n < 1 restores OpenMP's default.");
     m.def("get_num_threads", [] { return smoacs::cpu::num_threads(); }, "Threads of CPU kernels.");
     smoacs::bindings::bind_neighbors(m);
+    smoacs::bindings::bind_steps(m);
     smoacs::bindings::bind_resample(m);
     smoacs::bindings::bind_softmax(m);
 }

@@ -1,16 +1,16 @@
-// Neighbour lists, line graphs and edge vectors. Results of unknown size are objects: the caller
-// reads their size, allocates, and lets them write.
+// Neighbour lists, line graphs and edge vectors on the CPU. Results of unknown size are objects:
+// the caller reads their size, allocates, and lets them write.
 #include "cpu/neighbors.h"
 
 #include <pybind11/pybind11.h>
 
-#include <cmath>
 #include <optional>
 #include <string>
 #include <utility>
 
 #include "bindings/bindings.h"
 #include "bindings/checks.h"
+#include "bindings/neighbor_query.h"
 #include "cpu/edge_vectors.h"
 #include "cpu/line_graph.h"
 
@@ -22,23 +22,6 @@ namespace {
 
 using Address = std::uintptr_t;
 using Release = py::call_guard<py::gil_scoped_release>;
-
-NeighborQuery make_query(const std::string& rule, double cutoff, std::int64_t k,
-                         double tie_tolerance) {
-    NeighborQuery query{NeighborRule::radius, cutoff, k, tie_tolerance};
-    if (rule == "knn") {
-        query.rule = NeighborRule::knn;
-    } else if (rule == "knn_shell") {
-        query.rule = NeighborRule::knn_shell;
-    } else {
-        require(rule == "radius", "rule must be radius, knn or knn_shell, got " + rule);
-    }
-    require(std::isfinite(cutoff) && cutoff > 0, "cutoff must be positive and finite");
-    require(rule == "radius" || k >= 1, "k must be at least 1");
-    require(std::isfinite(tie_tolerance) && tie_tolerance >= 0,
-            "tie_tolerance must be finite and not negative");
-    return query;
-}
 
 cpu::NeighborSearch find_neighbors(Address frac_coords, Address lattice, Address ptr,
                                    std::int64_t n_sites, std::int64_t n_crystals,

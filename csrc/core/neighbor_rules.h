@@ -59,8 +59,9 @@ SMOACS_HD double expected_pairs(double n_sites, double volume, double radius) {
     return n_sites * n_sites * (4 * 3.141592653589793 / 3) * radius * radius * radius / volume;
 }
 
-// More pairs than this are refused, and more images of the atoms of one cell.
-constexpr double max_pairs = 2147483647;
-constexpr double max_images = 1 << 27;
+// Longer lists are refused, and crystals with more images of their atoms within the radius.
+constexpr double kMaxPairs = 2147483647;
+constexpr int kMaxImagesLog2 = 24;
+constexpr double kMaxImages = 1 << kMaxImagesLog2;
 
 }  // namespace smoacs

@@ -13,7 +13,7 @@ struct Points {
 };
 
 // Room that collect() may overwrite behind the last number it keeps.
-constexpr std::int64_t collect_padding = 16;
+constexpr std::int64_t kCollectPadding = 16;
 
 // Appends the numbers begin ... end - 1 of all points within a distance of (x, y, z), in ascending
 // order, to out[n ...] and returns the new n.

@@ -11,7 +11,7 @@ namespace smoacs::cpu {
 
 namespace {
 
-constexpr std::int64_t edges_per_block = 4096;
+constexpr std::int64_t kEdgesPerBlock = 4096;
 
 void check_sites(const Edges& edges) {
     bool ok = true;
@@ -34,12 +34,12 @@ Vec3 step(const T* frac_coords, const Edges& edges, std::int64_t e) {
 template <typename T>
 void edge_vectors(const T* frac_coords, const T* lattice, const Edges& edges, T* out) {
     check_sites(edges);
-    const std::int64_t blocks = (edges.n_edges + edges_per_block - 1) / edges_per_block;
+    const std::int64_t blocks = (edges.n_edges + kEdgesPerBlock - 1) / kEdgesPerBlock;
     const std::int64_t* last = edges.edge_ptr + edges.n_crystals + 1;
 #pragma omp parallel for schedule(static) num_threads(num_threads(blocks))
     for (std::int64_t block = 0; block < blocks; ++block) {
-        std::int64_t e = block * edges_per_block;
-        const std::int64_t stop = std::min(e + edges_per_block, edges.n_edges);
+        std::int64_t e = block * kEdgesPerBlock;
+        const std::int64_t stop = std::min(e + kEdgesPerBlock, edges.n_edges);
         std::int64_t c = std::upper_bound(edges.edge_ptr, last, e) - edges.edge_ptr - 1;
         for (; e < stop; ++c) {
             const Mat3 cell = load_matrix(lattice, c);

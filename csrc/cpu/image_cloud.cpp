@@ -13,7 +13,7 @@ namespace smoacs::cpu {
 
 namespace {
 
-constexpr double max_shift = std::numeric_limits<std::int32_t>::max();
+constexpr double kMaxShift = std::numeric_limits<std::int32_t>::max();
 
 // A lattice vector: in both bases and in Å.
 struct Image {
@@ -98,7 +98,7 @@ ImageCloud::Wrapped ImageCloud::wrap(const Crystal& crystal) {
         const Vec3 g = cell.compact(f);
         const Vec3 whole{std::floor(g.x), std::floor(g.y), std::floor(g.z)};
         farthest = std::max({farthest, std::fabs(whole.x), std::fabs(whole.y), std::fabs(whole.z)});
-        if (!(farthest <= max_shift)) {
+        if (!(farthest <= kMaxShift)) {
             fail(crystal.index, "fractional coordinates are too large; wrap them");
         }
         const Vec3 in = g - whole;
@@ -168,10 +168,9 @@ void ImageCloud::add_images(const Crystal& crystal, const Wrapped& atoms) {
     const std::int64_t n = crystal.size();
     const Vec3 first = atoms.low - atoms.high - atoms.margin;
     const Vec3 last = atoms.high - atoms.low + atoms.margin;
-    const double box = (std::floor(last.x) - std::ceil(first.x) + 1) *
-                       (std::floor(last.y) - std::ceil(first.y) + 1) *
-                       (std::floor(last.z) - std::ceil(first.z) + 1);
-    if (!(box * static_cast<double>(n) <= max_images)) {
+    const Vec3 extent = atoms.high - atoms.low + 2.0 * atoms.margin;
+    const double most = static_cast<double>(n) * (extent.x + 1) * (extent.y + 1) * (extent.z + 1);
+    if (!(most <= kMaxImages)) {
         fail(crystal.index, "its cell of " + decimals(cell.volume) +
                                 " Å^3 has too many images within " + decimals(radius_) +
                                 " Å; use a smaller cutoff or a larger cell");
@@ -192,7 +191,7 @@ void ImageCloud::add_images(const Crystal& crystal, const Wrapped& atoms) {
             }
         }
     }
-    if (largest_image + 2 * atoms.largest_origin > max_shift) {
+    if (largest_image + 2 * atoms.largest_origin > kMaxShift) {
         fail(crystal.index, "shifts do not fit into 32 bits; wrap the coordinates");
     }
     const auto by_given = [](const Image& s, const Image& t) { return s.given < t.given; };
@@ -275,8 +274,8 @@ std::int64_t ImageCloud::near(std::int64_t src, std::vector<std::int32_t>& out) 
         candidates = static_cast<std::int64_t>(x_.size());
         runs[n_runs++] = {0, candidates};
     }
-    if (static_cast<std::int64_t>(out.size()) < candidates + collect_padding) {
-        out.resize(2 * candidates + collect_padding);
+    if (static_cast<std::int64_t>(out.size()) < candidates + kCollectPadding) {
+        out.resize(2 * candidates + kCollectPadding);
     }
     const Points points{x_.data(), y_.data(), z_.data()};
     const Vec3 p = home_position_[src];

@@ -13,14 +13,14 @@ namespace smoacs::cpu {
 
 namespace {
 
-constexpr double infinity = std::numeric_limits<double>::infinity();
+constexpr double kInfinity = std::numeric_limits<double>::infinity();
 
 // Crystals of this size are worth sharing among threads, in blocks of sites.
-constexpr std::int64_t large_crystal = 2048;
-constexpr std::int64_t sites_per_block = 256;
+constexpr std::int64_t kLargeCrystal = 2048;
+constexpr std::int64_t kSitesPerBlock = 256;
 
 std::int64_t block_size(std::int64_t n_sites) {
-    return n_sites < large_crystal ? large_crystal : sites_per_block;
+    return n_sites < kLargeCrystal ? kLargeCrystal : kSitesPerBlock;
 }
 std::int64_t n_blocks(std::int64_t n_sites) {
     return (n_sites + block_size(n_sites) - 1) / block_size(n_sites);
@@ -149,7 +149,7 @@ class Around {
             there_[n] = d;
             n += d > above && d <= upto;
         }
-        return n < k ? infinity : selector_.kth(there_.data(), n, k);
+        return n < k ? kInfinity : selector_.kth(there_.data(), n, k);
     }
 
     // Points, sorted by (distance rank, atom, shift), each as often as times(dst, there, back)
@@ -172,17 +172,16 @@ class Around {
         chosen_.resize(n);
         double farthest = 0;
         for (const double d : distances_) farthest = std::max(farthest, d);
-        const bool packs = query.tie_tolerance > 0 && query.rank(farthest) < max_packed_rank;
+        const bool packs = query.tie_tolerance > 0 && query.rank(farthest) < kMaxPackedRank;
         packs ? sort_packed(query) : sort_pairs(query);
         return chosen_;
     }
 
   private:
     // A rank, a point and which of its two copies, in one integer.
-    static constexpr int point_bits = 27;
-    static constexpr double max_packed_rank = std::numeric_limits<std::int32_t>::max();
-    static_assert(max_images <= 1 << point_bits);
-    static_assert(31 + point_bits + 1 < 63);
+    static constexpr int kPointBits = kMaxImagesLog2;
+    static constexpr double kMaxPackedRank = std::numeric_limits<std::int32_t>::max();
+    static_assert(31 + kPointBits + 1 < 63);
 
     void sort_packed(const NeighborQuery& query) {
         keys_.resize(chosen_.size());
@@ -190,11 +189,11 @@ class Around {
             const bool again = i > 0 && chosen_[i] == chosen_[i - 1];
             const auto rank =
                 static_cast<std::uint64_t>(static_cast<std::int64_t>(query.rank(distances_[i])));
-            keys_[i] = (rank << point_bits | static_cast<std::uint32_t>(chosen_[i])) << 1 | again;
+            keys_[i] = (rank << kPointBits | static_cast<std::uint32_t>(chosen_[i])) << 1 | again;
         }
         sorter_.sort(keys_, distances_);
         for (std::size_t i = 0; i < chosen_.size(); ++i) {
-            chosen_[i] = static_cast<std::int32_t>(keys_[i] >> 1 & ((1u << point_bits) - 1));
+            chosen_[i] = static_cast<std::int32_t>(keys_[i] >> 1 & ((1u << kPointBits) - 1));
         }
     }
 
@@ -283,7 +282,7 @@ class CrystalNeighbors {
     };
 
     void check_size(double pairs) const {
-        if (pairs > max_pairs) {
+        if (pairs > kMaxPairs) {
             fail(crystal_.index, "about " + decimals(pairs) +
                                      " pairs are more than a list can hold; use a smaller cutoff");
         }
@@ -293,7 +292,7 @@ class CrystalNeighbors {
     // original's extension of the cutoff ends with the same edges.
     std::vector<double> find_reach() {
         const double n = static_cast<double>(crystal_.size()), slack = metric_.slack();
-        const double most = query_.rule == NeighborRule::knn ? query_.cutoff : infinity;
+        const double most = query_.rule == NeighborRule::knn ? query_.cutoff : kInfinity;
         double radius = expected_radius(n, crystal_.cell.volume, query_.k) + query_.tie_tolerance;
         for (;; radius *= 1.3) {
             radius = std::min(radius, most);
@@ -326,7 +325,7 @@ class CrystalNeighbors {
         const std::size_t most = query_.rule == NeighborRule::knn
                                      ? static_cast<std::size_t>(query_.k)
                                      : std::numeric_limits<std::size_t>::max();
-        const auto reach_of = [&](std::int64_t i) { return reach.empty() ? infinity : reach[i]; };
+        const auto reach_of = [&](std::int64_t i) { return reach.empty() ? kInfinity : reach[i]; };
         blocks_.resize(n_blocks(crystal_.size()));
         for_blocks(crystal_.size(), [&](std::int64_t first, std::int64_t last, std::int64_t b) {
             Block& block = blocks_[b];
@@ -370,7 +369,7 @@ NeighborSearch::NeighborSearch(const Crystals<T>& crystals, const NeighborQuery&
         }
     };
     const auto is_large = [&](std::int64_t c) {
-        return site_ptr_[c + 1] - site_ptr_[c] >= large_crystal;
+        return site_ptr_[c + 1] - site_ptr_[c] >= kLargeCrystal;
     };
 #pragma omp parallel for schedule(dynamic) num_threads(num_threads(n))
     for (std::int64_t c = 0; c < n; ++c) {
@@ -388,7 +387,7 @@ void NeighborSearch::write(std::int64_t* src, std::int64_t* dst, std::int32_t* s
                            std::int64_t* edge_ptr) const {
     const auto n = static_cast<std::int64_t>(crystals_.size());
     const auto is_large = [&](std::int64_t c) {
-        return site_ptr_[c + 1] - site_ptr_[c] >= large_crystal;
+        return site_ptr_[c + 1] - site_ptr_[c] >= kLargeCrystal;
     };
     const auto write_one = [&](std::int64_t c) {
         crystals_[c]->write(edge_ptr_[c], site_ptr_[c], src, dst, shift, distance);

@@ -9,7 +9,7 @@ namespace smoacs::cpu {
 namespace {
 
 // Up to here comparing all with all, which takes no branches, beats sorting.
-constexpr std::int64_t few = 96;
+constexpr std::int64_t kFew = 96;
 
 SMOACS_CLONES void sort_few(const std::uint64_t* keys, std::int64_t n, std::uint64_t* sorted) {
     for (std::int64_t i = 0; i < n; ++i) {
@@ -41,7 +41,7 @@ void Buckets::fill(const double* distances, std::int64_t n) {
 void KeySorter::sort(std::vector<std::uint64_t>& keys, const std::vector<double>& distances) {
     const auto n = static_cast<std::int64_t>(keys.size());
     sorted_.resize(n);
-    if (n <= few) {
+    if (n <= kFew) {
         sort_few(keys.data(), n, sorted_.data());
         keys.swap(sorted_);
         return;

@@ -6,11 +6,11 @@ import pytest
 import torch
 
 from cells import CELLS, CUBIC, FCC, batch, random_cell
-from smoacs.ops import edge_vectors, neighbor_list, reference_neighbors
+from smoacs.ops import _steps, edge_vectors, neighbor_list, reference_neighbors
 
 CUTOFF = 3.7 + 0.0123456789
 DEVICES = ["cpu", pytest.param("cuda", marks=pytest.mark.cuda)]
-TOLERANCE = {torch.float32: 2e-5, torch.float64: 1e-13}
+TOLERANCE = {torch.float32: 2e-5, torch.float64: 1e-13}  # numbers are of the order of 10
 
 
 def gradients(frac_coords, lattice, neighbors, op=edge_vectors):
@@ -44,6 +44,30 @@ def test_equals_reference(name, dtype, device):
     found = gradients(*arguments)
     wanted = gradients(*arguments, op=reference_neighbors.edge_vectors)
     torch.testing.assert_close(found, wanted, rtol=0, atol=300 * TOLERANCE[dtype])
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+@pytest.mark.parametrize("name", [*CELLS, "many edges"])
+def test_steps_of_the_gpu_give_the_same(name, dtype):
+    crystals = CELLS.get(name, batch(CUBIC, random_cell(70, seed=1, scale=8.0))).to("cpu", dtype)
+    neighbors = neighbor_list(*crystals, cutoff=CUTOFF)
+    arguments = (
+        crystals.frac_coords,
+        crystals.lattice,
+        neighbors.src,
+        neighbors.dst,
+        neighbors.shift,
+        neighbors.edge_ptr,
+    )
+    vectors = edge_vectors(crystals.frac_coords, crystals.lattice, neighbors)
+    torch.testing.assert_close(_steps.edge_vectors(*arguments), vectors, rtol=0, atol=0)
+    weights = torch.linspace(-1, 1, vectors.numel(), dtype=dtype).reshape(-1, 3)
+    torch.testing.assert_close(
+        _steps.edge_vectors_backward(weights, *arguments),
+        torch.ops.smoacs.edge_vectors_backward(weights, *arguments),
+        rtol=0,
+        atol=TOLERANCE[dtype],
+    )
 
 
 @pytest.mark.cuda

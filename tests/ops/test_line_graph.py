@@ -7,7 +7,7 @@ import pytest
 import torch
 
 from cells import CELLS, FCC, batch, cell, random_cell
-from smoacs.ops import NeighborList, line_graph, neighbor_list, reference_neighbors
+from smoacs.ops import NeighborList, _steps, line_graph, neighbor_list, reference_neighbors
 
 CUTOFF = 3.7 + 0.0123456789
 OPTIONS = {
@@ -31,6 +31,18 @@ def test_equals_brute_force(name, options, device):
     assert pairs.src.device.type == device
     torch.testing.assert_close(pairs.src, wanted.src)
     torch.testing.assert_close(pairs.dst, wanted.dst)
+
+
+@pytest.mark.parametrize("self_pairs", [False, True])
+@pytest.mark.parametrize("cutoff", [None, 2.9, 0.0])
+@pytest.mark.parametrize("name", sorted(set(CELLS) - {"tiny"}))
+def test_steps_of_the_gpu_find_the_same(name, cutoff, self_pairs):
+    neighbors = neighbor_list(*CELLS[name], cutoff=CUTOFF, k=4, rule="knn_shell")
+    keep = None if cutoff is None else neighbors.distance <= cutoff
+    src, dst = _steps.line_graph(neighbors.src, neighbors.dst, keep, self_pairs)
+    wanted = line_graph(neighbors, cutoff=cutoff, self_pairs=self_pairs)
+    torch.testing.assert_close(src, wanted.src)
+    torch.testing.assert_close(dst, wanted.dst)
 
 
 def test_pairs_by_hand():

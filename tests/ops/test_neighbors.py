@@ -15,7 +15,7 @@ from matscipy.neighbours import neighbour_list
 
 from cells import CELLS, CUBIC, FCC, HEXAGONAL, Cells, batch, cell, cells, edge_counts, edge_rows
 from cells import random_cell as random_cell_of
-from smoacs.ops import neighbor_list, reference_neighbors
+from smoacs.ops import NeighborList, _steps, neighbor_list, reference_neighbors
 
 CUTOFF = 3.7 + 0.0123456789  # no distance of the cells below
 RULES = {
@@ -54,6 +54,18 @@ def test_equals_reference(name, rule, dtype):
     assert_same(found, reference_neighbors.neighbor_list(*crystals, cutoff=CUTOFF, **RULES[rule]))
     assert found.distance.dtype == dtype
     assert found.shift.dtype == torch.int32
+
+
+@pytest.mark.parametrize("rule", RULES)
+@pytest.mark.parametrize("name", [*CELLS, "large cells"])
+def test_steps_of_the_gpu_find_the_same(name, rule):
+    large = batch(CUBIC, random_cell_of(300, seed=5, scale=16.0), random_cell_of(9, 6, 15.0))
+    crystals = CELLS.get(name, large)
+    query = {"k": 0, "tie_tolerance": 1e-3, **RULES[rule]}
+    found = _steps.neighbor_list(
+        *crystals, query["rule"], CUTOFF, query["k"], query["tie_tolerance"]
+    )
+    assert_same(NeighborList(*found), neighbor_list(*crystals, cutoff=CUTOFF, **RULES[rule]))
 
 
 @pytest.mark.cuda
@@ -403,6 +415,40 @@ def with_nan(shape) -> torch.Tensor:
 def test_bad_input_is_explained(arguments, error, message):
     with pytest.raises(error, match=message):
         neighbor_list(**arguments)
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"frac_coords": with_nan((4, 3))}, "crystal 1.*site 1.*finite"),
+        ({"frac_coords": torch.full((4, 3), 1e10)}, "crystal 0.*too large"),
+        ({"lattice": with_nan((2, 3, 3))}, "crystal 1.*not finite"),
+        ({"lattice": torch.stack([torch.eye(3), torch.ones(3, 3)])}, "crystal 1.*no volume"),
+        ({"lattice": torch.eye(3).repeat(2, 1, 1) * 1e-3}, "crystal 0.*cutoff"),
+        ({"lattice": torch.eye(3).repeat(2, 1, 1) * 1e-3, "rule": "knn_shell"}, "crystal 0.*image"),
+        ({"cutoff": 1e4}, "crystal 0.*smaller cutoff"),
+        ({"rule": "knn", "k": 10**10}, "crystal 0.*more pairs"),
+        ({"ptr": torch.tensor([1, 2, 4])}, "ptr must rise.*crystal 0"),
+        ({"ptr": torch.tensor([0, 2, 3])}, "ptr must rise.*crystal 1"),
+        ({"ptr": torch.tensor([0, 5, 4])}, "ptr must rise.*crystal 1"),
+        ({"ptr": torch.tensor([0, -5, 4])}, "ptr must rise.*crystal 0"),
+    ],
+)
+def test_steps_of_the_gpu_explain_bad_values(changes, message):
+    arguments = {"rule": "radius", "k": 4, "tie_tolerance": 1e-3} | broken(**changes)
+    with pytest.raises(ValueError, match=message):
+        _steps.neighbor_list(**arguments)
+
+
+@pytest.mark.cuda
+def test_cuda_explains_bad_values():
+    arguments = broken(frac_coords=with_nan((4, 3)))
+    on_gpu = {
+        name: value.cuda() if isinstance(value, torch.Tensor) else value
+        for name, value in arguments.items()
+    }
+    with pytest.raises(ValueError, match=r"crystal 1.*site 1.*finite"):
+        neighbor_list(**on_gpu)
 
 
 # --- as a torch operator -------------------------------------------------------------------------

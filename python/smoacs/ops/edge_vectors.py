@@ -7,6 +7,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from smoacs.ops import _steps
 from smoacs.ops._native import check_tensor, dtype_name, kernels
 from smoacs.ops.neighbors import NeighborList
 
@@ -32,7 +33,8 @@ def edge_vectors(frac_coords: Tensor, lattice: Tensor, neighbors: NeighborList) 
     Raises
     ------
     ValueError
-        If the list belongs to another number of crystals, or names sites that are not there.
+        If the list belongs to another number of crystals, or names sites that are not there (on a
+        GPU, which cannot tell in time, the vectors of such edges are NaN).
     TypeError
         If a tensor has the wrong dtype.
     """
@@ -43,14 +45,14 @@ def edge_vectors(frac_coords: Tensor, lattice: Tensor, neighbors: NeighborList) 
     return _edge_vectors(
         frac_coords.contiguous(),
         lattice.contiguous(),
-        neighbors.src,
-        neighbors.dst,
-        neighbors.shift,
-        neighbors.edge_ptr,
+        neighbors.src.contiguous(),
+        neighbors.dst.contiguous(),
+        neighbors.shift.contiguous(),
+        neighbors.edge_ptr.contiguous(),
     )
 
 
-@torch.library.custom_op("smoacs::edge_vectors", mutates_args=())
+@torch.library.custom_op("smoacs::edge_vectors", mutates_args=(), device_types="cpu")
 def _edge_vectors(
     frac_coords: Tensor, lattice: Tensor, src: Tensor, dst: Tensor, shift: Tensor, edge_ptr: Tensor
 ) -> Tensor:
@@ -61,7 +63,7 @@ def _edge_vectors(
     return out
 
 
-@torch.library.custom_op("smoacs::edge_vectors_backward", mutates_args=())
+@torch.library.custom_op("smoacs::edge_vectors_backward", mutates_args=(), device_types="cpu")
 def _edge_vectors_backward(
     grad: Tensor,
     frac_coords: Tensor,
@@ -71,7 +73,6 @@ def _edge_vectors_backward(
     shift: Tensor,
     edge_ptr: Tensor,
 ) -> tuple[Tensor, Tensor]:
-    grad = grad.contiguous()
     grad_frac_coords, grad_lattice = torch.empty_like(frac_coords), torch.empty_like(lattice)
     kernels().edge_vectors_backward(
         **_addresses(frac_coords, lattice, src, dst, shift, edge_ptr),
@@ -99,6 +100,10 @@ def _addresses(
     }
 
 
+_edge_vectors.register_kernel("cuda")(_steps.edge_vectors)
+_edge_vectors_backward.register_kernel("cuda")(_steps.edge_vectors_backward)
+
+
 @_edge_vectors.register_fake
 def _(
     frac_coords: Tensor, lattice: Tensor, src: Tensor, dst: Tensor, shift: Tensor, edge_ptr: Tensor
@@ -124,7 +129,7 @@ def _save_inputs(ctx: Any, inputs: tuple[Tensor, ...], output: Tensor) -> None:
 
 
 def _backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
-    grad_frac_coords, grad_lattice = _edge_vectors_backward(grad, *ctx.saved_tensors)
+    grad_frac_coords, grad_lattice = _edge_vectors_backward(grad.contiguous(), *ctx.saved_tensors)
     return grad_frac_coords, grad_lattice, None, None, None, None
 
 

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from smoacs.ops import _steps
 from smoacs.ops._native import kernels
 from smoacs.ops.neighbors import NeighborList
 
@@ -56,14 +57,14 @@ def line_graph(
         if math.isnan(cutoff) or cutoff < 0:
             raise ValueError(f"cutoff must not be negative, got {cutoff}")
         keep = neighbors.distance <= cutoff
-    return LineGraph(*_line_graph(neighbors.src, neighbors.dst, keep, self_pairs))
+    ends = (neighbors.src.contiguous(), neighbors.dst.contiguous())
+    return LineGraph(*_line_graph(*ends, keep, self_pairs))
 
 
-@torch.library.custom_op("smoacs::line_graph", mutates_args=())
+@torch.library.custom_op("smoacs::line_graph", mutates_args=(), device_types="cpu")
 def _line_graph(
     src: Tensor, dst: Tensor, keep: Tensor | None, self_pairs: bool
 ) -> tuple[Tensor, Tensor]:
-    src, dst = src.contiguous(), dst.contiguous()
     pairs = kernels().find_pairs(
         src=src.data_ptr(),
         dst=dst.data_ptr(),
@@ -74,6 +75,9 @@ def _line_graph(
     first, second = src.new_empty(pairs.n_pairs), src.new_empty(pairs.n_pairs)
     pairs.write(first=first.data_ptr(), second=second.data_ptr())
     return first, second
+
+
+_line_graph.register_kernel("cuda")(_steps.line_graph)
 
 
 @_line_graph.register_fake

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from smoacs.ops import _steps
 from smoacs.ops._native import check_tensor, dtype_name, kernels
 
 RULES = ("radius", "knn", "knn_shell")
@@ -121,7 +122,7 @@ def neighbor_list(
     )
 
 
-@torch.library.custom_op("smoacs::neighbor_list", mutates_args=())
+@torch.library.custom_op("smoacs::neighbor_list", mutates_args=(), device_types="cpu")
 def _neighbor_list(
     frac_coords: Tensor,
     lattice: Tensor,
@@ -165,6 +166,9 @@ def _outputs(
         frac_coords.new_empty(n_edges),
         torch.empty_like(ptr),
     )
+
+
+_neighbor_list.register_kernel("cuda")(_steps.neighbor_list)
 
 
 @_neighbor_list.register_fake
