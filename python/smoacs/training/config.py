@@ -152,8 +152,8 @@ def load_config(path: str | Path) -> TrainingConfig:
 def _resolved(config: TrainingConfig, folder: Path) -> TrainingConfig:
     data = config.data.model_copy(
         update={
-            "structures": folder / config.data.structures,
-            "table": folder / config.data.table if config.data.table else None,
+            "structures": (folder / config.data.structures).resolve(),
+            "table": (folder / config.data.table).resolve() if config.data.table else None,
         }
     )
-    return config.model_copy(update={"data": data, "output": folder / config.output})
+    return config.model_copy(update={"data": data, "output": (folder / config.output).resolve()})
