@@ -71,6 +71,7 @@ def main() -> None:
             for case, figures in results.items()
         }
         target = BENCH / "results" / "success_rates.json"
+        target.parent.mkdir(exist_ok=True)
         target.write_text(json.dumps(record, indent=1) + "\n")
 
 
