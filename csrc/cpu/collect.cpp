@@ -13,9 +13,6 @@ struct Ball {
     double x, y, z, square;
 };
 
-using Collect = std::int64_t (*)(Points, std::int64_t, std::int64_t, Ball, std::int32_t*,
-                                 std::int64_t);
-
 std::int64_t collect_any(Points p, std::int64_t begin, std::int64_t end, Ball ball,
                          std::int32_t* out, std::int64_t n) {
     for (std::int64_t i = begin; i < end; ++i) {
@@ -92,23 +89,32 @@ __attribute__((target("avx512f,avx512vl"))) std::int64_t collect_avx512(
 
 #endif
 
-Collect best_for_this_cpu() {
-#ifdef SMOACS_X86
-    __builtin_cpu_init();
-    if (__builtin_cpu_supports("avx512f") && __builtin_cpu_supports("avx512vl")) {
-        return collect_avx512;
-    }
-    if (__builtin_cpu_supports("avx2")) return collect_avx2;
-#endif
-    return collect_any;
-}
-
 }  // namespace
 
+Simd best_simd() {
+    static const Simd best = [] {
+#ifdef SMOACS_X86
+        __builtin_cpu_init();
+        if (__builtin_cpu_supports("avx512f") && __builtin_cpu_supports("avx512vl")) {
+            return Simd::avx512;
+        }
+        if (__builtin_cpu_supports("avx2")) return Simd::avx2;
+#endif
+        return Simd::none;
+    }();
+    return best;
+}
+
 std::int64_t collect(Points points, std::int64_t begin, std::int64_t end, double x, double y,
-                     double z, double distance, std::int32_t* out, std::int64_t n) {
-    static const Collect best = best_for_this_cpu();
-    return best(points, begin, end, {x, y, z, distance * distance}, out, n);
+                     double z, double distance, std::int32_t* out, std::int64_t n, Simd simd) {
+    const Ball ball{x, y, z, distance * distance};
+#ifdef SMOACS_X86
+    if (simd == Simd::avx512) return collect_avx512(points, begin, end, ball, out, n);
+    if (simd == Simd::avx2) return collect_avx2(points, begin, end, ball, out, n);
+#else
+    static_cast<void>(simd);
+#endif
+    return collect_any(points, begin, end, ball, out, n);
 }
 
 }  // namespace smoacs::cpu

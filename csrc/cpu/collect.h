@@ -15,9 +15,16 @@ struct Points {
 // Room that collect() may overwrite behind the last number it keeps.
 constexpr std::int64_t kCollectPadding = 16;
 
+// Instruction sets that the loop is written for.
+enum class Simd { none, avx2, avx512 };
+
+// The best of them that this computer has.
+Simd best_simd();
+
 // Appends the numbers begin ... end - 1 of all points within a distance of (x, y, z), in ascending
 // order, to out[n ...] and returns the new n.
 std::int64_t collect(Points points, std::int64_t begin, std::int64_t end, double x, double y,
-                     double z, double distance, std::int32_t* out, std::int64_t n);
+                     double z, double distance, std::int32_t* out, std::int64_t n,
+                     Simd simd = best_simd());
 
 }  // namespace smoacs::cpu
