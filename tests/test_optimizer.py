@@ -9,6 +9,8 @@ import pytest
 import torch
 
 from analytic import AnalyticPredictor
+from smoacs.chemistry import parse_elements
+from smoacs.diversity import compositions, distinct_logits
 from smoacs.mutation import Mutation
 from smoacs.objectives import Custom, Maximize, Minimize, Window
 from smoacs.ops import edge_vectors
@@ -16,7 +18,7 @@ from smoacs.optimizer import Optimizer, choose_predictors
 from smoacs.predictors.base import Graph
 from smoacs.schedules import PRESETS, cosine
 from smoacs.templates import DesignSpace, aflow, perovskite
-from smoacs.variables import Variables, lattice_matrix
+from smoacs.variables import Variables, discrete_choice, lattice_matrix
 
 TARGETS = (Window("band_gap", 2.5, 0.2), Minimize("formation_energy", below=-0.5))
 
@@ -85,17 +87,31 @@ def test_resume_continues_to_the_same_result(preset: str, stop: int, tmp_path) -
     assert_same(straight.best, second.best)
 
 
-def test_repeated_compositions_try_again_but_lose_nothing() -> None:
-    loop = optimizer(candidates=3, steps=150)
-    while not loop.success.all():
-        loop.step()
-    best = loop.best
-    loop.best = best.select(torch.tensor([0, 0, 0]), loop.space.ptr)
-    assert loop._repeats().tolist() == [False, True, True]
-    loop._start_again(1)
-    assert loop.active.tolist() == [False, True, True]
-    assert loop.success.all()
-    assert_same(loop.best, best.select(torch.tensor([0, 0, 0]), loop.space.ptr))
+def test_candidates_settle_on_distinct_compositions() -> None:
+    loop = optimizer(candidates=12, steps=50)
+    with torch.no_grad():
+        loop.variables.element_logits.copy_(loop.variables.element_logits[:5].repeat(12, 1))
+        loop.variables.pattern_logits.copy_(loop.variables.pattern_logits[:1].repeat(12, 1))
+
+    def held() -> list[tuple[int, bytes]]:
+        return compositions(discrete_choice(loop.variables, loop.space)[0], loop.space)
+
+    assert len(set(held())) == 1
+    taken = held()[:1]
+    logits = distinct_logits(loop.variables, loop.space, loop.active, taken)
+    with torch.no_grad():
+        loop.variables.element_logits.copy_(logits)
+    assert len(set(held())) == 12
+    assert taken[0] not in held()
+
+
+def test_one_possible_composition_is_shared() -> None:
+    only = perovskite().restrict(parse_elements("Cs,Pb,I"))
+    space = DesignSpace.create([only], 3, dtype=torch.float64)
+    loop = Optimizer(space, TARGETS, [AnalyticPredictor()], PRESETS["default"], 20, 0)
+    run(loop)
+    crystals, _ = loop.result()
+    assert {s.composition.reduced_formula for s in crystals.to_structures()} == {"CsPbI3"}
 
 
 def test_batch_of_one() -> None:

@@ -9,7 +9,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from smoacs.crystals import N_ELEMENTS, CrystalBatch
+from smoacs.crystals import CrystalBatch
+from smoacs.diversity import compositions, distinct_logits
 from smoacs.objectives import Design, Objective
 from smoacs.predictors.base import Graph, GraphSpec, Predictor
 from smoacs.schedules import Preset, cosine
@@ -181,9 +182,10 @@ class Optimizer:
         self.variables = self._fresh_variables(0)
         self.best = self.variables
         self.best_loss = self._filled(float("inf"))
-        self.best_rank = torch.full((len(space),), -1, device=space.device)
+        self.best_satisfied = torch.full((len(space),), -1, device=space.device)
         self.active = torch.ones(len(space), dtype=torch.bool, device=space.device)
         self.failure: dict[int, str] = {}
+        self._is_discrete = False
         self._adam = self._new_adam()
         self._graphs: dict[int, dict[GraphSpec, Graph]] = {}
         self._renew_graphs()
@@ -208,13 +210,9 @@ class Optimizer:
         )
 
     @property
-    def _full_rank(self) -> int:
-        return 2 * len(self.objectives)
-
-    @property
     def success(self) -> Tensor:
         """Candidates whose best discrete crystal meets all objectives, (C,) bool."""
-        return self.best_rank >= self._full_rank - 1
+        return self.best_satisfied == len(self.objectives)
 
     def _new_adam(self) -> torch.optim.Adam:
         self.variables = Variables(
@@ -235,6 +233,11 @@ class Optimizer:
         temperature = self.preset.temperature.at(progress)
         if self.step_count in self.preset.rebuild_steps(self.steps):
             self._renew_graphs()
+        round_ = ends.index(end)
+        settles = temperature is None and not self._is_discrete
+        if settles and round_ < self.preset.distinct_rounds:
+            self._settle()
+        self._is_discrete = temperature is None
 
         evaluation = self._evaluate(temperature, backward=True)
         if temperature is None:
@@ -250,7 +253,7 @@ class Optimizer:
                 self._renew_graphs()
                 self._keep_best(self._evaluate(None, backward=False))
             if end < self.steps:
-                self._start_again(ends.index(end) + 1)
+                self._start_again(round_ + 1)
         return StepReport(
             self.step_count,
             temperature,
@@ -258,6 +261,15 @@ class Optimizer:
             evaluation.values,
             int(self.success.sum()),
         )
+
+    def _settle(self) -> None:
+        """Active candidates settle on compositions that differ from each other's and successes'."""
+        best, _ = self.result()
+        held = compositions(best.composition, self.space)
+        taken = {held[c] for c in torch.nonzero(self.success).flatten().tolist()}
+        logits = distinct_logits(self.variables, self.space, self.active, taken)
+        with torch.no_grad():
+            self.variables.element_logits.copy_(logits)
 
     def _evaluate(self, temperature: float | None, *, backward: bool) -> Evaluation:
         """Objectives of the active candidates, in smaller batches when memory runs out."""
@@ -350,20 +362,16 @@ class Optimizer:
                 value.copy_(getattr(values, name))
 
     def _keep_best(self, evaluation: Evaluation) -> None:
-        """Remember the discrete crystals that satisfy more objectives, or as many at less loss.
-
-        The rank is twice the number of satisfied objectives; that of a full success is lowered by
-        one when its composition turns out to be another candidate's too.
-        """
-        rank = 2 * evaluation.satisfied.sum(1)
-        better = (rank > self.best_rank) | (
-            (rank == self.best_rank) & (evaluation.loss < self.best_loss)
+        """Remember the discrete crystals that satisfy more objectives, or as many at less loss."""
+        satisfied = evaluation.satisfied.sum(1)
+        better = (satisfied > self.best_satisfied) | (
+            (satisfied == self.best_satisfied) & (evaluation.loss < self.best_loss)
         )
         better &= torch.isfinite(evaluation.loss)
         with torch.no_grad():
             self.best = self.best.where(better, self.variables, self.space.ptr)
         self.best_loss = torch.where(better, evaluation.loss, self.best_loss)
-        self.best_rank = torch.where(better, rank, self.best_rank)
+        self.best_satisfied = torch.where(better, satisfied, self.best_satisfied)
 
     def _mutate(self, evaluation: Evaluation) -> None:
         discrete = self._evaluate(None, backward=False)
@@ -378,25 +386,13 @@ class Optimizer:
         self._renew_graphs()
 
     def _start_again(self, round_: int) -> None:
-        """Candidates begin a new round elsewhere, but for distinct successful ones, which rest."""
-        self.best_rank[self._repeats()] = self._full_rank - 1
-        self.active = self.best_rank < self._full_rank
+        """Unsuccessful candidates begin a new round elsewhere; successful ones rest."""
+        self.active = ~self.success
         fresh = self._fresh_variables(round_)
         with torch.no_grad():
             self.variables = self.variables.where(self.active, fresh, self.space.ptr)
         self._adam = self._new_adam()
         self._renew_graphs()
-
-    def _repeats(self) -> Tensor:
-        """Successful candidates with the template and composition of one before them, (C,) bool."""
-        crystals, _ = self.result()
-        counts = torch.zeros(len(self.space), N_ELEMENTS + 1, device=self.space.device)
-        counts[:, :-1].index_add_(0, self.space.candidate_of_site, crystals.composition.float())
-        counts[:, -1] = self.space.template
-        chosen = torch.nonzero(self.success).flatten()
-        _, kind = torch.unique(counts[chosen], dim=0, return_inverse=True)
-        first = torch.full_like(kind, len(self.space)).scatter_reduce(0, kind, chosen, "amin")
-        return torch.zeros_like(self.active).index_fill(0, chosen[first[kind] < chosen], True)
 
     def _mark_collapsed(self) -> None:
         with torch.no_grad():
@@ -427,8 +423,9 @@ class Optimizer:
             "graph_variables": dict(self._graph_variables.items()),
             "best": {n: v.detach() for n, v in self.best.items()},
             "best_loss": self.best_loss,
-            "best_rank": self.best_rank,
+            "best_satisfied": self.best_satisfied,
             "active": self.active,
+            "is_discrete": self._is_discrete,
             "failure": dict(self.failure),
             "adam": self._adam.state_dict(),
         }
@@ -439,8 +436,9 @@ class Optimizer:
         self.variables = Variables(**state["variables"])
         self.best = Variables(**state["best"])
         self.best_loss = state["best_loss"]
-        self.best_rank = state["best_rank"]
+        self.best_satisfied = state["best_satisfied"]
         self.active = state["active"]
+        self._is_discrete = state["is_discrete"]
         self.failure = dict(state["failure"])
         self._adam = self._new_adam()
         self._adam.load_state_dict(state["adam"])

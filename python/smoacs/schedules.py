@@ -61,6 +61,9 @@ class Preset:
     rounds : int
         The steps are divided into rounds. At the end of each, candidates that meet all objectives
         are kept as they are and the others start again; schedules restart with them.
+    distinct_rounds : int
+        In so many first rounds, candidates that become discrete must choose compositions that no
+        other candidate holds. Later ones may repeat: some targets allow few compositions.
     temperature : Temperature
     learning_rates : LearningRates
     masking : {"exact", "paper"}
@@ -75,6 +78,7 @@ class Preset:
     lattice_start: LatticeStart
     logit_spread: float
     rounds: int
+    distinct_rounds: int
     temperature: Temperature
     learning_rates: LearningRates
     masking: str = "exact"
@@ -112,6 +116,7 @@ PRESETS = {
         lattice_start=radii_lengths,
         logit_spread=0.5,
         rounds=10,
+        distinct_rounds=4,
         temperature=Temperature(1.0, 0.05, geometric=True, discrete_from=0.4),
         learning_rates=LearningRates(lattice=0.05, coords=0.01, composition=0.5),
     ),
@@ -120,6 +125,7 @@ PRESETS = {
         lattice_start=random_lengths,
         logit_spread=0.0,
         rounds=1,
+        distinct_rounds=0,
         temperature=Temperature(0.01, 0.0001, geometric=False, discrete_from=math.inf),
         learning_rates=LearningRates(lattice=7e-4, coords=7e-4, composition=3e-4),
         rebuilds=44,
