@@ -34,9 +34,15 @@ struct NeighborQuery {
     // ALIGNN v1 lists a bond between images of one atom once for each.
     SMOACS_HD int times(bool same_atom, double there, double back, double reach_src,
                         double reach_dst) const {
-        if (rule == NeighborRule::radius) return there <= cutoff;
+        switch (rule) {
+            case NeighborRule::radius:
+                return there <= cutoff;
+            case NeighborRule::knn:
+                return there > min_distance() && there <= reach_src;
+            case NeighborRule::knn_shell:
+                break;
+        }
         const bool mine = there > min_distance() && there <= reach_src;
-        if (rule == NeighborRule::knn) return mine;
         const bool theirs = back > min_distance() && back <= reach_dst;
         return same_atom ? mine + theirs : mine || theirs;
     }

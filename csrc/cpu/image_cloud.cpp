@@ -5,6 +5,7 @@
 #include <cstdio>
 #include <limits>
 #include <numeric>
+#include <tuple>
 
 #include "core/neighbor_rules.h"
 #include "cpu/collect.h"
@@ -15,13 +16,6 @@ namespace {
 
 constexpr double kMaxShift = std::numeric_limits<std::int32_t>::max();
 
-// A lattice vector: in both bases and in Å.
-struct Image {
-    Shift compact;
-    Shift given;
-    Vec3 move;
-};
-
 double largest(Shift s) {
     return std::max({std::fabs(static_cast<double>(s.a)), std::fabs(static_cast<double>(s.b)),
                      std::fabs(static_cast<double>(s.c))});
@@ -31,11 +25,21 @@ std::int32_t narrow(std::int64_t x) {
     return static_cast<std::int32_t>(x);
 }
 
+bool is_identity(const std::int64_t (&m)[3][3]) {
+    for (int i = 0; i < 3; ++i) {
+        for (int k = 0; k < 3; ++k) {
+            if (m[i][k] != (i == k)) return false;
+        }
+    }
+    return true;
+}
+
+// Element begin + i becomes what element from[i] was.
 template <typename T>
-void take(std::vector<T>& values, const std::vector<std::int32_t>& from) {
+void take(std::vector<T>& values, const std::vector<std::int32_t>& from, std::int64_t begin) {
     std::vector<T> taken(from.size());
-    for (std::size_t q = 0; q < from.size(); ++q) taken[q] = values[from[q]];
-    values.swap(taken);
+    for (std::size_t i = 0; i < from.size(); ++i) taken[i] = values[from[i]];
+    std::copy(taken.begin(), taken.end(), values.begin() + begin);
 }
 
 }  // namespace
@@ -78,8 +82,25 @@ struct ImageCloud::Wrapped {
     std::vector<Shift> origin;  // in the given basis: lattice vector taken off each atom
     Vec3 low, high;             // bounds of `inside`
     Vec3 margin;                // the radius in units of the plane spacings
-    double size;                // no two atoms are farther apart
     double largest_origin;
+
+    // Images of an atom between the bounds, widened by the margin.
+    struct Box {
+        std::int64_t low[3], high[3];
+
+        std::int64_t size() const {
+            return (high[0] - low[0] + 1) * (high[1] - low[1] + 1) * (high[2] - low[2] + 1);
+        }
+    };
+
+    Box images(std::int64_t atom) const {
+        const Vec3 first = (low - margin) - inside[atom], last = (high + margin) - inside[atom];
+        return {{up(first.x), up(first.y), up(first.z)},
+                {down(last.x), down(last.y), down(last.z)}};
+    }
+
+    static std::int64_t up(double x) { return static_cast<std::int64_t>(std::ceil(x)); }
+    static std::int64_t down(double x) { return static_cast<std::int64_t>(std::floor(x)); }
 };
 
 ImageCloud::ImageCloud(const Crystal& crystal, double radius) : radius_(radius) {
@@ -92,7 +113,12 @@ ImageCloud::ImageCloud(const Crystal& crystal, double radius) : radius_(radius) 
 
 ImageCloud::Wrapped ImageCloud::wrap(const Crystal& crystal) {
     const Cell& cell = crystal.cell;
-    Wrapped atoms{{}, {}, {1, 1, 1}, {0, 0, 0}, {}, 0, 0};
+    Wrapped atoms{{}, {}, {1, 1, 1}, {0, 0, 0}, {}, 0};
+    atoms.inside.reserve(crystal.size());
+    atoms.origin.reserve(crystal.size());
+    offset_.reserve(3 * crystal.size());
+    home_.reserve(crystal.size());
+    home_position_.reserve(crystal.size());
     double farthest = 0;
     for (const Vec3 f : crystal.frac) {
         const Vec3 g = cell.compact(f);
@@ -114,7 +140,6 @@ ImageCloud::Wrapped ImageCloud::wrap(const Crystal& crystal) {
         atoms.largest_origin = std::max(atoms.largest_origin, largest(origin));
         offset_.insert(offset_.end(), {narrow(origin.a), narrow(origin.b), narrow(origin.c)});
         home_position_.push_back(in * cell.reduced);
-        atoms.size = std::max(atoms.size, 2 * length(home_position_.back() - home_position_[0]));
     }
     // Wrapping rounds, so the search is made a little wider than asked for.
     double lengths = 0;
@@ -159,15 +184,9 @@ std::int32_t ImageCloud::bin_along(int axis, double coordinate) const {
     return std::clamp(static_cast<std::int32_t>(place), 0, n_bins_[axis] - 1);
 }
 
-std::int32_t ImageCloud::bin(Vec3 g) const {
-    return (bin_along(0, g.x) * n_bins_[1] + bin_along(1, g.y)) * n_bins_[2] + bin_along(2, g.z);
-}
-
 void ImageCloud::add_images(const Crystal& crystal, const Wrapped& atoms) {
     const Cell& cell = crystal.cell;
     const std::int64_t n = crystal.size();
-    const Vec3 first = atoms.low - atoms.high - atoms.margin;
-    const Vec3 last = atoms.high - atoms.low + atoms.margin;
     const Vec3 extent = atoms.high - atoms.low + 2.0 * atoms.margin;
     const double most = static_cast<double>(n) * (extent.x + 1) * (extent.y + 1) * (extent.z + 1);
     if (!(most <= kMaxImages)) {
@@ -175,62 +194,77 @@ void ImageCloud::add_images(const Crystal& crystal, const Wrapped& atoms) {
                                 " Å^3 has too many images within " + decimals(radius_) +
                                 " Å; use a smaller cutoff or a larger cell");
     }
-
-    std::vector<Image> images;
-    const double reach = radius_ + atoms.size;
-    double largest_image = 0;
-    for (double a = std::ceil(first.x); a <= last.x; ++a) {
-        for (double b = std::ceil(first.y); b <= last.y; ++b) {
-            for (double c = std::ceil(first.z); c <= last.z; ++c) {
-                const Vec3 move = Vec3{a, b, c} * cell.reduced;
-                if (dot(move, move) > reach * reach) continue;
-                const Shift compact{static_cast<std::int64_t>(a), static_cast<std::int64_t>(b),
-                                    static_cast<std::int64_t>(c)};
-                images.push_back({compact, cell.given(compact), move});
-                largest_image = std::max(largest_image, largest(images.back().given));
-            }
+    const Vec3 far{extent.x + 1, extent.y + 1, extent.z + 1};
+    for (int k = 0; k < 3; ++k) {
+        const double shift = far.x * std::fabs(static_cast<double>(cell.to[0][k])) +
+                             far.y * std::fabs(static_cast<double>(cell.to[1][k])) +
+                             far.z * std::fabs(static_cast<double>(cell.to[2][k]));
+        if (shift + 2 * atoms.largest_origin > kMaxShift) {
+            fail(crystal.index, "shifts do not fit into 32 bits; wrap the coordinates");
         }
     }
-    if (largest_image + 2 * atoms.largest_origin > kMaxShift) {
-        fail(crystal.index, "shifts do not fit into 32 bits; wrap the coordinates");
-    }
-    const auto by_given = [](const Image& s, const Image& t) { return s.given < t.given; };
-    if (!std::is_sorted(images.begin(), images.end(), by_given)) {
-        std::sort(images.begin(), images.end(), by_given);
-    }
 
-    const Vec3 low = atoms.low - atoms.margin, high = atoms.high + atoms.margin;
-    std::int64_t points = 0;
+    std::int64_t n_points = 0;
+    for (std::int64_t j = 0; j < n; ++j) n_points += atoms.images(j).size();
+    for (auto* values : {&x_, &y_, &z_}) values->resize(n_points);
+    for (auto* values : {&atom_, &shift_[0], &shift_[1], &shift_[2]}) values->resize(n_points);
+    if (binned()) bin_.resize(n_points);
+
+    const bool in_order = is_identity(cell.to);
+    const Vec3 step = cell.reduced.row[2];
+    const Shift given_step = cell.given({0, 0, 1});
+    std::int64_t q = 0;
     for (std::int64_t j = 0; j < n; ++j) {
+        const Wrapped::Box box = atoms.images(j);
         const Vec3 in = atoms.inside[j];
-        resize(points + static_cast<std::int64_t>(images.size()));
-        for (const Image& image : images) {
-            const Vec3 g = in + to_vec(image.compact);
-            if (g.x < low.x || g.x > high.x || g.y < low.y || g.y > high.y || g.z < low.z ||
-                g.z > high.z) {
-                continue;
+        const std::int64_t begin = q;
+        for (std::int64_t a = box.low[0]; a <= box.high[0]; ++a) {
+            const std::int32_t bin_a = bin_along(0, in.x + static_cast<double>(a));
+            for (std::int64_t b = box.low[1]; b <= box.high[1]; ++b) {
+                const std::int32_t bin_ab =
+                    bin_a * n_bins_[1] + bin_along(1, in.y + static_cast<double>(b));
+                const Vec3 x = home_position_[j] + to_vec({a, b, 0}) * cell.reduced;
+                Shift shift = cell.given({a, b, box.low[2]}) - atoms.origin[j];
+                for (std::int64_t c = box.low[2]; c <= box.high[2]; ++c, ++q) {
+                    const auto times = static_cast<double>(c);
+                    x_[q] = x.x + times * step.x;
+                    y_[q] = x.y + times * step.y;
+                    z_[q] = x.z + times * step.z;
+                    atom_[q] = narrow(j);
+                    shift_[0][q] = narrow(shift.a);
+                    shift_[1][q] = narrow(shift.b);
+                    shift_[2][q] = narrow(shift.c);
+                    shift = shift + given_step;
+                    if (binned()) bin_[q] = bin_ab * n_bins_[2] + bin_along(2, in.z + times);
+                }
             }
-            if (image.given == Shift{0, 0, 0}) home_.push_back(narrow(points));
-            const Vec3 x = home_position_[j] + image.move;
-            const Shift shift = image.given - atoms.origin[j];
-            x_[points] = x.x;
-            y_[points] = x.y;
-            z_[points] = x.z;
-            atom_[points] = narrow(j);
-            shift_[0][points] = narrow(shift.a);
-            shift_[1][points] = narrow(shift.b);
-            shift_[2][points] = narrow(shift.c);
-            if (binned()) bin_[points] = bin(g);
-            ++points;
         }
+        if (!in_order) sort_by_shift(begin, q);
+        home_.push_back(find_home(begin, q, atoms.origin[j]));
     }
-    resize(points);
 }
 
-void ImageCloud::resize(std::int64_t n) {
-    for (auto* values : {&x_, &y_, &z_}) values->resize(n);
-    for (auto* values : {&atom_, &shift_[0], &shift_[1], &shift_[2]}) values->resize(n);
-    if (binned()) bin_.resize(n);
+void ImageCloud::sort_by_shift(std::int64_t begin, std::int64_t end) {
+    std::vector<std::int32_t> from(end - begin);
+    std::iota(from.begin(), from.end(), narrow(begin));
+    std::sort(from.begin(), from.end(), [this](std::int32_t p, std::int32_t q) {
+        return std::tie(shift_[0][p], shift_[1][p], shift_[2][p]) <
+               std::tie(shift_[0][q], shift_[1][q], shift_[2][q]);
+    });
+    for (auto* values : {&x_, &y_, &z_}) take(*values, from, begin);
+    for (auto* values : {&shift_[0], &shift_[1], &shift_[2]}) take(*values, from, begin);
+    if (binned()) take(bin_, from, begin);
+}
+
+// Number of the point with no shift among those of an atom, which are in order of their shifts.
+std::int32_t ImageCloud::find_home(std::int64_t begin, std::int64_t end, Shift origin) const {
+    const Shift home = Shift{0, 0, 0} - origin;
+    while (end - begin > 1) {
+        const std::int64_t middle = begin + (end - begin) / 2;
+        const Shift here{shift_[0][middle], shift_[1][middle], shift_[2][middle]};
+        (home < here ? end : begin) = middle;
+    }
+    return narrow(begin);
 }
 
 void ImageCloud::sort_by_bin() {
@@ -242,10 +276,13 @@ void ImageCloud::sort_by_bin() {
     for (std::size_t q = 0; q < bin_.size(); ++q) {
         number_[next[bin_[q]]++] = static_cast<std::int32_t>(q);
     }
-    take(x_, number_);
-    take(y_, number_);
-    take(z_, number_);
+    for (auto* values : {&x_, &y_, &z_}) take(*values, number_, 0);
     bin_ = {};
+}
+
+void ImageCloud::forget_positions() {
+    x_ = y_ = z_ = {};
+    number_ = first_ = {};
 }
 
 std::int64_t ImageCloud::near(std::int64_t src, std::vector<std::int32_t>& out) const {

@@ -55,6 +55,9 @@ class ImageCloud {
     // returns their number. Some are slightly farther, and `src` itself is there too.
     std::int64_t near(std::int64_t src, std::vector<std::int32_t>& out) const;
 
+    // Frees what only near() needs.
+    void forget_positions();
+
     // Atom and shift, by axis of the given cell, of each point.
     const std::int32_t* atom() const { return atom_.data(); }
     const std::int32_t* shift(int axis) const { return shift_[axis].data(); }
@@ -70,10 +73,10 @@ class ImageCloud {
     Wrapped wrap(const Crystal& crystal);
     void choose_bins(const Wrapped& atoms);
     void add_images(const Crystal& crystal, const Wrapped& atoms);
-    void resize(std::int64_t n);
+    void sort_by_shift(std::int64_t begin, std::int64_t end);
+    std::int32_t find_home(std::int64_t begin, std::int64_t end, Shift origin) const;
     void sort_by_bin();
     bool binned() const { return !home_bin_.empty(); }
-    std::int32_t bin(Vec3 g) const;
     std::int32_t bin_along(int axis, double coordinate) const;
 
     double radius_ = 0;

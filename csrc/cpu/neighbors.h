@@ -31,6 +31,10 @@ class NeighborSearch {
                std::int64_t* edge_ptr) const;
 
   private:
+    // Calls work(c) for all crystals: small ones in parallel, then large ones, each in parallel.
+    template <typename Work>
+    void for_small_then_large(Work&& work) const;
+
     std::vector<std::unique_ptr<CrystalNeighbors>> crystals_;
     std::vector<std::int64_t> site_ptr_, edge_ptr_;
 };

@@ -6,6 +6,13 @@
 
 namespace smoacs::cpu {
 
+// The first n elements of a buffer that only ever grows.
+template <typename T>
+T* room(std::vector<T>& buffer, std::int64_t n) {
+    if (static_cast<std::int64_t>(buffer.size()) < n) buffer.resize(n + n / 2);
+    return buffer.data();
+}
+
 // Splits n distances among n buckets of ascending distance. Neighbours fill space evenly, so that
 // the cube of the distance gives each bucket about one.
 class Buckets {
@@ -23,15 +30,20 @@ class Buckets {
     std::vector<std::int32_t> of_, below_;
 };
 
-// Sorts keys that belong to distances; the same key must not occur twice.
+// Sorts distances by keys of 63 bits that have, nearly, the order of the distances. No key may
+// occur twice.
 class KeySorter {
   public:
-    // The order of the keys is that of the distances, except where those are nearly equal.
-    void sort(std::vector<std::uint64_t>& keys, const std::vector<double>& distances);
+    void sort(const std::uint64_t* keys, const double* distances, std::int64_t n);
+
+    // The result, until the next call.
+    const std::uint64_t* keys() const { return keys_.data(); }
+    const double* distances() const { return distances_.data(); }
 
   private:
     Buckets buckets_;
-    std::vector<std::uint64_t> sorted_;
+    std::vector<std::uint64_t> keys_;
+    std::vector<double> distances_;
 };
 
 // k-th smallest of n distances, 1 <= k <= n. Reorders them.
