@@ -15,7 +15,14 @@ from matscipy.neighbours import neighbour_list
 
 from cells import CELLS, CUBIC, FCC, HEXAGONAL, Cells, batch, cell, cells, edge_counts, edge_rows
 from cells import random_cell as random_cell_of
-from smoacs.ops import NeighborList, _steps, neighbor_list, reference_neighbors
+from smoacs.ops import (
+    NeighborList,
+    _steps,
+    edge_vectors,
+    line_graph,
+    neighbor_list,
+    reference_neighbors,
+)
 
 CUTOFF = 3.7 + 0.0123456789  # no distance of the cells below
 RULES = {
@@ -461,9 +468,14 @@ def test_operator_registration(rule):
     )
 
 
-def test_runs_in_compiled_code():
-    def total(frac_coords, lattice, ptr):
-        return neighbor_list(frac_coords, lattice, ptr, cutoff=CUTOFF).distance.sum()
+def test_graphs_can_be_built_inside_compiled_code():
+    def energy(frac_coords, lattice):
+        bonds = neighbor_list(frac_coords, lattice, CUBIC.ptr, cutoff=CUTOFF, k=6, rule="knn")
+        vectors, pairs = edge_vectors(frac_coords, lattice, bonds), line_graph(bonds)
+        return (vectors[pairs.src] * vectors[pairs.dst]).square().sum()
 
-    compiled = torch.compile(total, backend="aot_eager")
-    torch.testing.assert_close(compiled(*CUBIC), total(*CUBIC))
+    compiled = torch.compile(energy, backend="aot_eager", fullgraph=True)
+    inputs = [CUBIC.frac_coords.clone().requires_grad_(), CUBIC.lattice.clone().requires_grad_()]
+    torch.testing.assert_close(
+        torch.autograd.grad(compiled(*inputs), inputs), torch.autograd.grad(energy(*inputs), inputs)
+    )
