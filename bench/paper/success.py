@@ -9,6 +9,8 @@ from __future__ import annotations
 import argparse
 import itertools
 import json
+import os
+import platform
 import subprocess
 import sys
 from pathlib import Path
@@ -48,6 +50,14 @@ def run(folder: Path, options: list[str]) -> dict[str, object]:
     return {**summary, "confirmed_by_pymatgen": confirmed.stdout.strip().splitlines()[-1]}
 
 
+def processor() -> str:
+    """Name of the CPU, where Linux tells it."""
+    info = Path("/proc/cpuinfo")
+    lines = info.read_text().splitlines() if info.exists() else []
+    names = [line.split(":")[1].strip() for line in lines if line.startswith("model name")]
+    return names[0] if names else platform.processor()
+
+
 def main() -> None:
     """Run all cases and write the record."""
     parser = argparse.ArgumentParser(description=__doc__)
@@ -56,7 +66,9 @@ def main() -> None:
     arguments = parser.parse_args()
     git = ["git", "-C", str(BENCH), "rev-parse", "--short", "HEAD"]
     record: dict[str, object] = {
-        "revision": subprocess.run(git, check=True, capture_output=True, text=True).stdout.strip()
+        "revision": subprocess.run(git, check=True, capture_output=True, text=True).stdout.strip(),
+        "processor": processor(),
+        "cores": os.cpu_count(),
     }
     results = {}
     for name, options in cases(arguments.megnet).items():
