@@ -139,6 +139,14 @@ def test_standard_criteria(out, capsys) -> None:
     assert config["template"] == {"kind": "perovskite", "supercell": [1, 1, 1]}
 
 
+def test_supercells_are_not_asked_for_contacts(out) -> None:
+    options = ["--predictor", "analytic", "--candidates", "1", "--steps", "1", "--out", str(out)]
+    large = ["--supercell", "2", "1", "1"]
+    assert main(["design", "perovskite", "--band-gap", "3", *large, *options]) in (0, 3)
+    entries = yaml.safe_load((out / "config.yaml").read_text())["objectives"]
+    assert [e["kind"] for e in entries] == ["window", "minimize", "tolerance_factor"]
+
+
 def test_other_targets_replace_the_standard_ones(out) -> None:
     targets = ["--window", "formation_energy=-1:0.3", "--maximize", "band_gap=1.5"]
     options = ["--predictor", "analytic", "--candidates", "2", "--steps", "1", "--out", str(out)]

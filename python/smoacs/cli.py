@@ -22,6 +22,7 @@ if TYPE_CHECKING:
 DONE, BAD_INPUT, NO_SUCCESS, INTERRUPTED = 0, 2, 3, 130
 
 _PACKAGE = Path(__file__).parent
+_CONTACTS = {"kind": "contact_ratio"}
 
 
 class _Commands(TyperGroup):
@@ -137,7 +138,9 @@ def design_perovskite(
     factor = {"kind": "tolerance_factor", "low": low, "high": high}
     if options.preset == "paper":
         factor["strength"] = 1.0
-    return _design(template, [factor], options)
+    # Among the many ions of a supercell one is always out of touch.
+    contacts = [_CONTACTS] if supercell == (1, 1, 1) else []
+    return _design(template, [factor, *contacts], options)
 
 
 @design_app.command("prototype")
@@ -157,7 +160,7 @@ def design_prototype(
     smoacs design prototype --from aflow --band-gap 3 --out runs/aflow
     smoacs design prototype --from my_cifs --minimize formation_energy=-1 --out runs/mine
     """  # noqa: D301
-    return _design({"kind": "prototype", "source": source, "only": only}, [], options)
+    return _design({"kind": "prototype", "source": source, "only": only}, [_CONTACTS], options)
 
 
 def _design(

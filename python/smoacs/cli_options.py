@@ -121,12 +121,11 @@ def objectives_of(options: DesignOptions, standard: list[dict[str, Any]]) -> lis
     ):
         asked += [{**entry, **_parse_target(entry["kind"], text, names)} for text in texts or ()]
     energy = {**lower, "name": "formation_energy", "below": options.formation_energy_below}
-    contacts = [] if published else [{"kind": "contact_ratio"}]
     dropped = {entry["name"] for entry in asked} | set(options.without or ())
+    if published:
+        dropped.add("contact_ratio")
     entries = asked + [
-        entry
-        for entry in [energy, *standard, *contacts]
-        if entry.get("name", entry["kind"]) not in dropped
+        entry for entry in [energy, *standard] if entry.get("name", entry["kind"]) not in dropped
     ]
     if not entries:
         raise ValueError("there is no target left; give one, e.g. --band-gap 2.5")
