@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
 from typing import Self
 
@@ -14,7 +15,7 @@ from smoacs.predictors.base import Graph, GraphSpec, Property
 from smoacs.predictors.layers import linear
 
 
-class NetworkPredictor:
+class NetworkPredictor(ABC):
     """Predictor made of an element table and a network; how to call it is the subclass's part.
 
     Parameters
@@ -65,9 +66,9 @@ class NetworkPredictor:
             values[name] = values[name].clamp(min=minimum)
         return values
 
+    @abstractmethod
     def _outputs(self, features: Tensor, vectors: Tensor, graph: Graph, ptr: Tensor) -> Tensor:
         """Outputs (C, P) from features of the atoms (S, F) and vectors of the edges (E, 3)."""
-        raise NotImplementedError
 
     def to(
         self, device: torch.device | str | None = None, dtype: torch.dtype | None = None
