@@ -22,7 +22,7 @@ from analytic import AnalyticPredictor
 from smoacs.cli import main
 
 SMALL = ["--predictor", "analytic", "--candidates", "6", "--steps", "9"]
-NO_FACTOR = ["--without", "tolerance_factor", "--without", "contact_ratio"]
+NO_FACTOR = ["--without", "tolerance_factor", "--without", "contact_strain"]
 GAP = ["--band-gap", "2.5", "--band-gap-margin", "0.5"]
 
 
@@ -134,17 +134,9 @@ def test_standard_criteria(out, capsys) -> None:
             "enough": None,
         },
         {"kind": "tolerance_factor", "low": 0.8, "high": 1.0, "strength": 5.0},
-        {"kind": "contact_ratio", "low": 0.8, "high": 1.25, "strength": 5.0},
+        {"kind": "contact_strain", "limit": 0.2, "strength": 5.0},
     ]
     assert config["template"] == {"kind": "perovskite", "supercell": [1, 1, 1]}
-
-
-def test_supercells_are_not_asked_for_contacts(out) -> None:
-    options = ["--predictor", "analytic", "--candidates", "1", "--steps", "1", "--out", str(out)]
-    large = ["--supercell", "2", "1", "1"]
-    assert main(["design", "perovskite", "--band-gap", "3", *large, *options]) in (0, 3)
-    entries = yaml.safe_load((out / "config.yaml").read_text())["objectives"]
-    assert [e["kind"] for e in entries] == ["window", "minimize", "tolerance_factor"]
 
 
 def test_other_targets_replace_the_standard_ones(out) -> None:
@@ -260,7 +252,7 @@ def test_changed_files_are_not_reproduced(out, capsys) -> None:
         (["--band-gap-margin", "0"], "the margin of band_gap must be positive"),
         (
             ["--without", "band_gap"],
-            "only formation_energy, tolerance_factor, contact_ratio can be dropped",
+            "only formation_energy, tolerance_factor, contact_strain can be dropped",
         ),
         (["--predictor", "megnet:nowhere"], "no weights 'nowhere'"),
         (["--reference", "nowhere.jsonl"], "there is no reference"),

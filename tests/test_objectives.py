@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import numpy as np
 import pytest
 import torch
 from pymatgen.core import Lattice, Structure
 
+from smoacs.chemistry import site_radius
 from smoacs.crystals import CrystalBatch
 from smoacs.objectives import (
     Design,
@@ -17,6 +19,7 @@ from smoacs.objectives import (
     Window,
 )
 from smoacs.templates import DesignSpace, perovskite
+from smoacs.templates.files import from_structure
 
 ROLES = {"A": "Sr", "B": "Ti", "X": "O"}
 
@@ -39,22 +42,55 @@ def test_tolerance_factor_of_strontium_titanate() -> None:
 
 
 @pytest.mark.parametrize("shift", [0.0, 0.3, -7.6])
-def test_contact_ratio_is_that_of_the_worst_site(shift: float) -> None:
-    values = IonicContacts().value(strontium_titanate(3.0, 3.905, 5.5, shift=shift))
-    b_x = [a / 2 / (0.745 + 1.26) for a in (3.0, 3.905, 5.5)]
-    a_x = [a / 2**0.5 / (1.32 + 1.26) for a in (3.0, 3.905, 5.5)]
-    assert values.tolist() == pytest.approx([b_x[0], a_x[1], a_x[2]])
+def test_contact_strain_is_the_root_mean_square_over_the_sites(shift: float) -> None:
+    constants = np.array([3.0, 3.905, 5.5])
+    values = IonicContacts().value(strontium_titanate(*constants, shift=shift))
+    b_x = np.log(constants / 2 / (0.745 + 1.26))
+    a_x = np.log(constants / 2**0.5 / (1.32 + 1.26))
+    # An anion touches whichever cation is nearer in units of the radii, here always B.
+    assert values.tolist() == pytest.approx(np.sqrt((a_x**2 + 4 * b_x**2) / 5).tolist())
     assert IonicContacts().satisfied(values).tolist() == [False, True, False]
 
 
-def test_contact_ratio_has_the_gradient_of_its_worst_site() -> None:
+def test_contact_strain_does_not_change_with_the_supercell() -> None:
+    cell, large = Lattice.cubic(3.7), perovskite(supercell=(2, 2, 1))
+    symbols = [ROLES[role] for role in large.roles]
+    structure = Structure(Lattice.orthorhombic(7.4, 7.4, 3.7), symbols, large.frac_coords)
+    space = DesignSpace.create([large], 1, dtype=torch.float64)
+    weights = torch.tensor([[0.0, 1.0]], dtype=torch.float64)
+    crystals = CrystalBatch.from_structures([structure], dtype=torch.float64)
+    value = IonicContacts().value(Design(crystals, weights, space, {}))
+    assert value.tolist() == pytest.approx(
+        IonicContacts().value(strontium_titanate(cell.a)).tolist()
+    )
+
+
+def test_contact_strain_pulls_at_every_site() -> None:
     design = strontium_titanate(5.5)
     design.crystals.lattice.requires_grad_()
     value = IonicContacts().value(design)
     (gradient,) = torch.autograd.grad(value.sum(), design.crystals.lattice)
-    # The A-X distance scales with the cell: derivative along a uniform strain is the ratio.
+    # A uniform strain e adds e to every logarithm: the slope is their mean over their rms.
     along = (gradient * design.crystals.lattice).sum().detach()
-    assert float(along) == pytest.approx(float(value.detach()))
+    b_x, a_x = np.log(5.5 / 2 / (0.745 + 1.26)), np.log(5.5 / 2**0.5 / (1.32 + 1.26))
+    assert float(along) == pytest.approx((a_x + 4 * b_x) / 5 / float(value.detach()))
+
+
+def test_perfect_contacts_have_a_finite_gradient() -> None:
+    radii = site_radius(11, 1) + site_radius(17, -1)
+    salt = Structure.from_spacegroup(
+        "Fm-3m", Lattice.cubic(2 * radii), ["Na", "Cl"], [[0, 0, 0], [0.5, 0.5, 0.5]]
+    ).get_primitive_structure()
+    space = DesignSpace.create([from_structure(salt, "salt")], 1, dtype=torch.float64)
+    crystals = CrystalBatch.from_structures([salt], dtype=torch.float64)
+    charges = torch.tensor([1 if site.specie.symbol == "Na" else -1 for site in salt])
+    weights = (space.oxidation_states == charges[:, None]).all(0).double()[None]
+    assert weights.sum() == 1
+    crystals.lattice.requires_grad_()
+    value = IonicContacts().value(Design(crystals, weights, space, {}))
+    (gradient,) = torch.autograd.grad(value.sum(), crystals.lattice)
+    assert float(value.detach()) == pytest.approx(0, abs=1e-5)
+    assert torch.isfinite(gradient).all()
 
 
 def test_ion_out_of_reach_is_nan_and_fails() -> None:
@@ -87,5 +123,5 @@ def test_objectives_reject_bad_arguments() -> None:
         Window("band_gap", 1.0, 0.2, slack=0.3)
     with pytest.raises(ValueError, match="0 < low < high"):
         ToleranceFactor(1.0, 0.8)
-    with pytest.raises(ValueError, match="0 < low < 1 < high"):
-        IonicContacts(1.1, 1.2)
+    with pytest.raises(ValueError, match="limit of the contact strain must be positive"):
+        IonicContacts(limit=0.0)

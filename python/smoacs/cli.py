@@ -22,7 +22,7 @@ if TYPE_CHECKING:
 DONE, BAD_INPUT, NO_SUCCESS, INTERRUPTED = 0, 2, 3, 130
 
 _PACKAGE = Path(__file__).parent
-_CONTACTS = {"kind": "contact_ratio"}
+_CONTACTS = {"kind": "contact_strain"}
 
 
 class _Commands(TyperGroup):
@@ -138,9 +138,7 @@ def design_perovskite(
     factor = {"kind": "tolerance_factor", "low": low, "high": high}
     if options.preset == "paper":
         factor["strength"] = 1.0
-    # Among the many ions of a supercell one is always out of touch.
-    contacts = [_CONTACTS] if supercell == (1, 1, 1) else []
-    return _design(template, [factor, *contacts], options)
+    return _design(template, [factor, _CONTACTS], options)
 
 
 @design_app.command("prototype")

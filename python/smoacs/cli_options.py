@@ -12,7 +12,7 @@ from typing import Annotated, Any, get_type_hints
 
 from typer import Option
 
-_STANDARD_CRITERIA = ("formation_energy", "tolerance_factor", "contact_ratio")
+_STANDARD_CRITERIA = ("formation_energy", "tolerance_factor", "contact_strain")
 
 
 @dataclasses.dataclass(kw_only=True)
@@ -123,7 +123,7 @@ def objectives_of(options: DesignOptions, standard: list[dict[str, Any]]) -> lis
     energy = {**lower, "name": "formation_energy", "below": options.formation_energy_below}
     dropped = {entry["name"] for entry in asked} | set(options.without or ())
     if published:
-        dropped.add("contact_ratio")
+        dropped.add("contact_strain")
     entries = asked + [
         entry for entry in [energy, *standard] if entry.get("name", entry["kind"]) not in dropped
     ]

@@ -152,9 +152,8 @@ class ToleranceFactorEntry(Section):
 class IonicContactsEntry(Section):
     """:class:`smoacs.IonicContacts`."""
 
-    kind: Literal["contact_ratio"] = "contact_ratio"
-    low: float = 0.8
-    high: float = 1.25
+    kind: Literal["contact_strain"] = "contact_strain"
+    limit: float = 0.2
     strength: float = 5.0
 
 
