@@ -257,6 +257,7 @@ def test_candidates_keep_their_numbers_and_templates() -> None:
     table = evaluate_structures([salt(), crystal()], [3, 4], both, gap)
     assert table["candidate"].tolist() == [3, 4]
     assert table["n_sites"].tolist() == [2, 5]
+    assert table["template"].tolist() == ["salt", "perovskite"]
 
 
 # --- Uniqueness and novelty ----------------------------------------------------------------------

@@ -127,6 +127,7 @@ def evaluate_structures(
         "success": False,
         "formula": [s.composition.reduced_formula for s in structures],
         "n_sites": [len(s) for s in structures],
+        "template": [space.templates[t].name for t in space.template.tolist()],
         **properties,
     }
     for objective in sorted(judge.objectives, key=lambda o: o.name not in properties):

@@ -27,7 +27,7 @@ from smoacs.templates import DesignSpace, Template
 
 logger = logging.getLogger("smoacs")
 
-_TAKEN = {"candidate", "success", "formula", "n_sites", "neutral", "geometry", "unique"}
+_TAKEN = {"candidate", "success", "formula", "n_sites", "template", "neutral", "geometry", "unique"}
 
 
 @dataclass(frozen=True)
