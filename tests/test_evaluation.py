@@ -125,7 +125,7 @@ def test_coinciding_sites_fail_the_geometry_only_there() -> None:
 
 def test_columns_are_those_of_the_design() -> None:
     table = evaluate(crystal(), crystal("Na Mg F F F", Lattice.cubic(4)))
-    expected = """candidate success formula n_sites band_gap formation_energy band_gap_ok
+    expected = """candidate success formula n_sites template band_gap formation_energy band_gap_ok
         formation_energy_ok tolerance_factor tolerance_factor_ok neutral oxidation_states
         geometry_ok min_distance a b c alpha beta gamma unique"""
     assert " ".join(table.columns) == " ".join(expected.split())
