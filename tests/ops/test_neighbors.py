@@ -68,10 +68,8 @@ def test_equals_reference(name, rule, dtype):
 def test_steps_of_the_gpu_find_the_same(name, rule):
     large = batch(CUBIC, random_cell_of(300, seed=5, scale=16.0), random_cell_of(9, 6, 15.0))
     crystals = CELLS.get(name, large)
-    query = {"k": 0, "tie_tolerance": 1e-3, **RULES[rule]}
-    found = _steps.neighbor_list(
-        *crystals, query["rule"], CUTOFF, query["k"], query["tie_tolerance"]
-    )
+    query = {"cutoff": CUTOFF, "k": 0, "tie_tolerance": 1e-3, **RULES[rule]}
+    found = _steps.neighbor_list(*crystals, _steps.Query(**query))
     assert_same(NeighborList(*found), neighbor_list(*crystals, cutoff=CUTOFF, **RULES[rule]))
 
 
@@ -443,8 +441,9 @@ def test_bad_input_is_explained(arguments, error, message):
 )
 def test_steps_of_the_gpu_explain_bad_values(changes, message):
     arguments = {"rule": "radius", "k": 4, "tie_tolerance": 1e-3} | broken(**changes)
+    query = _steps.Query(*(arguments.pop(name) for name in _steps.Query._fields))
     with pytest.raises(ValueError, match=message):
-        _steps.neighbor_list(**arguments)
+        _steps.neighbor_list(**arguments, query=query)
 
 
 @pytest.mark.cuda

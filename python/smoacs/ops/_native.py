@@ -47,6 +47,40 @@ def stream_of(tensor: Tensor) -> Iterator[int | None]:
         raise TypeError(f"kernels run on cpu and cuda, got a tensor on {tensor.device}")
 
 
+def launch(kernel: str, tensor: Tensor, /, *inputs: Any, **arguments: Any) -> None:
+    """Call a kernel for the dtype, the device and the stream of a tensor.
+
+    Parameters
+    ----------
+    kernel : str
+        Its name in the compiled module.
+    tensor : Tensor
+        Decides on dtype and device.
+    *inputs, **arguments
+        Passed on, tensors by their addresses.
+
+    Raises
+    ------
+    TypeError
+        If the tensor is on neither the CPU nor a CUDA device.
+    """
+    with stream_of(tensor) as stream:
+        getattr(kernels(), kernel)(
+            *inputs, **addresses(**arguments), dtype=dtype_name(tensor), stream=stream
+        )
+
+
+def addresses(**arguments: Any) -> dict[str, Any]:
+    """Arguments for the compiled module: tensors by their addresses, all else as it is.
+
+    The caller keeps the tensors until the kernel returns.
+    """
+    return {
+        name: value.data_ptr() if isinstance(value, Tensor) else value
+        for name, value in arguments.items()
+    }
+
+
 def dtype_name(tensor: Tensor) -> str:
     """Name of the tensor's dtype as the kernels know it, e.g. ``"float32"``."""
     return str(tensor.dtype).removeprefix("torch.")

@@ -6,20 +6,45 @@ steps work on one atom after the other.
 
 from __future__ import annotations
 
+from typing import Any, NamedTuple
+
 import torch
 from torch import Tensor
 
-from smoacs.ops._native import dtype_name, kernels, stream_of
+from smoacs.ops._native import addresses, dtype_name, kernels, launch, stream_of
+
+
+class Query(NamedTuple):
+    """Which edges are wanted; see :func:`smoacs.ops.neighbor_list`."""
+
+    rule: str
+    cutoff: float
+    k: int
+    tie_tolerance: float
+
+
+class Edges(NamedTuple):
+    """Geometry and edges, contiguous; see :func:`smoacs.ops.edge_vectors`."""
+
+    frac_coords: Tensor
+    lattice: Tensor
+    src: Tensor
+    dst: Tensor
+    shift: Tensor
+    edge_ptr: Tensor
+
+    def arguments(self) -> dict[str, Any]:
+        """What the compiled module wants to know of them."""
+        return {
+            **addresses(**self._asdict()),
+            "n_sites": self.frac_coords.shape[0],
+            "n_crystals": self.lattice.shape[0],
+            "n_edges": self.src.shape[0],
+        }
 
 
 def neighbor_list(
-    frac_coords: Tensor,
-    lattice: Tensor,
-    ptr: Tensor,
-    rule: str,
-    cutoff: float,
-    k: int,
-    tie_tolerance: float,
+    frac_coords: Tensor, lattice: Tensor, ptr: Tensor, query: Query
 ) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor]:
     """src, dst, shift, distance and edge_ptr; the host waits once, for the number of edges."""
     module, device = kernels(), frac_coords.device
@@ -36,31 +61,25 @@ def neighbor_list(
     }
     with stream_of(frac_coords) as stream:
         steps = module.NeighborSteps(
-            rule=rule,
-            cutoff=cutoff,
-            k=k,
-            tie_tolerance=tie_tolerance,
+            **query._asdict(),
+            **addresses(frac_coords=coords, lattice=cells, ptr=ptr, **scratch),
             n_sites=n_sites,
             n_crystals=n_crystals,
-            frac_coords=coords.data_ptr(),
-            lattice=cells.data_ptr(),
-            ptr=ptr.data_ptr(),
-            **{name: tensor.data_ptr() for name, tensor in scratch.items()},
             stream=stream,
         )
         steps.prepare()
         by_bin, first = _grouped(scratch["bin"], n_sites)
-        steps.use_bins(by_bin=by_bin.data_ptr(), first=first.data_ptr())
-        if rule != "radius":
+        steps.use_bins(**addresses(by_bin=by_bin, first=first))
+        if query.rule != "radius":
             steps.find_reach()
-        if rule == "knn_shell":
+        if query.rule == "knn_shell":
             sites = torch.arange(n_sites, device=device)
             owner = (torch.searchsorted(ptr, sites, right=True) - 1).clamp(0, n_crystals - 1)
             scratch["longest_reach"].scatter_reduce_(0, owner, scratch["reach"], "amax")
         steps.count()
         counts = scratch["counts"]
         starts = _offsets(counts)
-        edge_starts = _offsets(counts.clamp(max=k)) if rule == "knn" else starts
+        edge_starts = _offsets(counts.clamp(max=query.k)) if query.rule == "knn" else starts
         fault, n_candidates, n_edges = torch.stack(
             [scratch["fault"][0], starts[-1], edge_starts[-1]]
         ).tolist()
@@ -68,18 +87,12 @@ def neighbor_list(
         if message is not None:
             raise ValueError(message)
         candidates = _bytes(n_candidates * module.CANDIDATE_BYTES, device)
-        steps.fill(
-            starts=starts.data_ptr(), candidates=candidates.data_ptr(), n_candidates=n_candidates
-        )
+        steps.fill(**addresses(starts=starts, candidates=candidates), n_candidates=n_candidates)
         src, dst = ptr.new_empty(n_edges), ptr.new_empty(n_edges)
         shift = ptr.new_empty(n_edges, 3, dtype=torch.int32)
         distance = frac_coords.new_empty(n_edges)
         steps.finish(
-            starts=edge_starts.data_ptr(),
-            src=src.data_ptr(),
-            dst=dst.data_ptr(),
-            shift=shift.data_ptr(),
-            distance=distance.data_ptr(),
+            **addresses(starts=edge_starts, src=src, dst=dst, shift=shift, distance=distance),
             n_edges=n_edges,
             dtype=dtype_name(frac_coords),
         )
@@ -105,87 +118,45 @@ def line_graph(
     a, b = src.new_empty(n_pairs), src.new_empty(n_pairs)
     with stream_of(src) as stream:
         kernels().fill_pairs(
+            **addresses(src=src, dst=dst, by_dst=by_dst, first=first, starts=starts, a=a, b=b),
             n_edges=n_edges,
-            src=src.data_ptr(),
-            dst=dst.data_ptr(),
-            by_dst=by_dst.data_ptr(),
-            first=first.data_ptr(),
-            starts=starts.data_ptr(),
-            self_pairs=self_pairs,
-            a=a.data_ptr(),
-            b=b.data_ptr(),
             n_pairs=n_pairs,
+            self_pairs=self_pairs,
             stream=stream,
         )
     return a, b
 
 
-def edge_vectors(
-    frac_coords: Tensor, lattice: Tensor, src: Tensor, dst: Tensor, shift: Tensor, edge_ptr: Tensor
-) -> Tensor:
+def edge_vectors(edges: Edges, out: Tensor) -> None:
     """Vector of each edge; NaN if a site is not there."""
-    out = frac_coords.new_empty(src.shape[0], 3)
-    with stream_of(src) as stream:
-        kernels().edge_vectors_in_steps(
-            _inputs(frac_coords, lattice, src, dst, shift, edge_ptr),
-            out=out.data_ptr(),
-            dtype=dtype_name(frac_coords),
-            stream=stream,
-        )
-    return out
+    inputs = kernels().EdgeInputs(**edges.arguments())
+    launch("edge_vectors_in_steps", out, inputs, out=out)
 
 
 def edge_vectors_backward(
-    grad: Tensor,
-    frac_coords: Tensor,
-    lattice: Tensor,
-    src: Tensor,
-    dst: Tensor,
-    shift: Tensor,
-    edge_ptr: Tensor,
-) -> tuple[Tensor, Tensor]:
+    edges: Edges, grad: Tensor, grad_frac_coords: Tensor, grad_lattice: Tensor
+) -> None:
     """Gradients of coordinates and lattices, without atomic additions."""
     module = kernels()
-    n_sites, n_crystals = frac_coords.shape[0], lattice.shape[0]
-    by_src, first_out = _grouped(src, n_sites)
-    by_dst, first_in = _grouped(dst, n_sites)
+    n_sites, n_crystals, device = len(edges.frac_coords), len(edges.lattice), grad.device
+    by_src, first_out = _grouped(edges.src, n_sites)
+    by_dst, first_in = _grouped(edges.dst, n_sites)
     size = module.EDGES_PER_CHUNK
-    chunk_ptr = _offsets((edge_ptr.diff() + size - 1) // size)
-    n_chunks = src.shape[0] // size + n_crystals  # at least as many as there are
-    chunk_sums = torch.empty(n_chunks, 3, 3, dtype=torch.float64, device=src.device)
-    grad_frac_coords, grad_lattice = torch.empty_like(frac_coords), torch.empty_like(lattice)
-    with stream_of(src) as stream:
-        module.edge_gradients_in_steps(
-            _inputs(frac_coords, lattice, src, dst, shift, edge_ptr),
-            grad=grad.data_ptr(),
-            by_src=by_src.data_ptr(),
-            first_out=first_out.data_ptr(),
-            by_dst=by_dst.data_ptr(),
-            first_in=first_in.data_ptr(),
-            n_chunks=n_chunks,
-            chunk_ptr=chunk_ptr.data_ptr(),
-            chunk_sums=chunk_sums.data_ptr(),
-            grad_frac_coords=grad_frac_coords.data_ptr(),
-            grad_lattice=grad_lattice.data_ptr(),
-            dtype=dtype_name(frac_coords),
-            stream=stream,
-        )
-    return grad_frac_coords, grad_lattice
-
-
-def _inputs(
-    frac_coords: Tensor, lattice: Tensor, src: Tensor, dst: Tensor, shift: Tensor, edge_ptr: Tensor
-) -> object:
-    return kernels().EdgeInputs(
-        n_sites=frac_coords.shape[0],
-        n_crystals=lattice.shape[0],
-        n_edges=src.shape[0],
-        frac_coords=frac_coords.data_ptr(),
-        lattice=lattice.data_ptr(),
-        src=src.data_ptr(),
-        dst=dst.data_ptr(),
-        shift=shift.data_ptr(),
-        edge_ptr=edge_ptr.data_ptr(),
+    n_chunks = len(edges.src) // size + n_crystals  # at least as many as there are
+    launch(
+        "edge_gradients_in_steps",
+        grad,
+        module.EdgeInputs(**edges.arguments()),
+        grad=grad,
+        by_src=by_src,
+        first_out=first_out,
+        by_dst=by_dst,
+        first_in=first_in,
+        n_chunks=n_chunks,
+        chunk_ptr=_offsets((edges.edge_ptr.diff() + size - 1) // size),
+        chunk_sums=torch.empty(n_chunks, 3, 3, dtype=torch.float64, device=device),
+        grad_frac_coords=grad_frac_coords,
+        grad_lattice=grad_lattice,
     )
 
 

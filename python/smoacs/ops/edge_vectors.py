@@ -8,7 +8,9 @@ import torch
 from torch import Tensor
 
 from smoacs.ops import _steps
-from smoacs.ops._native import check_tensor, dtype_name, kernels
+from smoacs.ops._native import addresses, check_tensor, dtype_name, kernels
+from smoacs.ops._operator import operator
+from smoacs.ops._steps import Edges
 from smoacs.ops.neighbors import NeighborList
 
 
@@ -52,18 +54,10 @@ def edge_vectors(frac_coords: Tensor, lattice: Tensor, neighbors: NeighborList) 
     )
 
 
-@torch.library.custom_op("smoacs::edge_vectors", mutates_args=(), device_types="cpu")
-def _edge_vectors(
-    frac_coords: Tensor, lattice: Tensor, src: Tensor, dst: Tensor, shift: Tensor, edge_ptr: Tensor
-) -> Tensor:
-    out = frac_coords.new_empty(src.shape[0], 3)
-    kernels().edge_vectors(
-        **_addresses(frac_coords, lattice, src, dst, shift, edge_ptr), out=out.data_ptr()
-    )
-    return out
-
-
-@torch.library.custom_op("smoacs::edge_vectors_backward", mutates_args=(), device_types="cpu")
+@operator(
+    "edge_vectors_backward",
+    fake=lambda grad, frac_coords, lattice, *_: _like(frac_coords, lattice),
+)
 def _edge_vectors_backward(
     grad: Tensor,
     frac_coords: Tensor,
@@ -73,55 +67,11 @@ def _edge_vectors_backward(
     shift: Tensor,
     edge_ptr: Tensor,
 ) -> tuple[Tensor, Tensor]:
-    grad_frac_coords, grad_lattice = torch.empty_like(frac_coords), torch.empty_like(lattice)
-    kernels().edge_vectors_backward(
-        **_addresses(frac_coords, lattice, src, dst, shift, edge_ptr),
-        grad=grad.data_ptr(),
-        grad_frac_coords=grad_frac_coords.data_ptr(),
-        grad_lattice=grad_lattice.data_ptr(),
-    )
-    return grad_frac_coords, grad_lattice
-
-
-def _addresses(
-    frac_coords: Tensor, lattice: Tensor, src: Tensor, dst: Tensor, shift: Tensor, edge_ptr: Tensor
-) -> dict[str, Any]:
-    return {
-        "frac_coords": frac_coords.data_ptr(),
-        "lattice": lattice.data_ptr(),
-        "src": src.data_ptr(),
-        "dst": dst.data_ptr(),
-        "shift": shift.data_ptr(),
-        "edge_ptr": edge_ptr.data_ptr(),
-        "n_edges": src.shape[0],
-        "n_crystals": lattice.shape[0],
-        "n_sites": frac_coords.shape[0],
-        "dtype": dtype_name(frac_coords),
-    }
-
-
-_edge_vectors.register_kernel("cuda")(_steps.edge_vectors)
-_edge_vectors_backward.register_kernel("cuda")(_steps.edge_vectors_backward)
-
-
-@_edge_vectors.register_fake
-def _(
-    frac_coords: Tensor, lattice: Tensor, src: Tensor, dst: Tensor, shift: Tensor, edge_ptr: Tensor
-) -> Tensor:
-    return frac_coords.new_empty(src.shape[0], 3)
-
-
-@_edge_vectors_backward.register_fake
-def _(
-    grad: Tensor,
-    frac_coords: Tensor,
-    lattice: Tensor,
-    src: Tensor,
-    dst: Tensor,
-    shift: Tensor,
-    edge_ptr: Tensor,
-) -> tuple[Tensor, Tensor]:
-    return torch.empty_like(frac_coords), torch.empty_like(lattice)
+    edges = Edges(frac_coords, lattice, src, dst, shift, edge_ptr)
+    grads = _like(frac_coords, lattice)
+    run = _gradients_on_cpu if src.is_cpu else _steps.edge_vectors_backward
+    run(edges, grad, *grads)
+    return grads
 
 
 def _save_inputs(ctx: Any, inputs: tuple[Tensor, ...], output: Tensor) -> None:
@@ -129,8 +79,39 @@ def _save_inputs(ctx: Any, inputs: tuple[Tensor, ...], output: Tensor) -> None:
 
 
 def _backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
-    grad_frac_coords, grad_lattice = _edge_vectors_backward(grad.contiguous(), *ctx.saved_tensors)
-    return grad_frac_coords, grad_lattice, None, None, None, None
+    grads = _edge_vectors_backward(grad.contiguous(), *ctx.saved_tensors)
+    return *grads, None, None, None, None
 
 
-_edge_vectors.register_autograd(_backward, setup_context=_save_inputs)
+@operator(
+    "edge_vectors",
+    fake=lambda frac_coords, lattice, src, *_: frac_coords.new_empty(src.shape[0], 3),
+    backward=_backward,
+    setup_context=_save_inputs,
+)
+def _edge_vectors(
+    frac_coords: Tensor, lattice: Tensor, src: Tensor, dst: Tensor, shift: Tensor, edge_ptr: Tensor
+) -> Tensor:
+    edges = Edges(frac_coords, lattice, src, dst, shift, edge_ptr)
+    out = frac_coords.new_empty(src.shape[0], 3)
+    run = _vectors_on_cpu if src.is_cpu else _steps.edge_vectors
+    run(edges, out)
+    return out
+
+
+def _vectors_on_cpu(edges: Edges, out: Tensor) -> None:
+    kernels().edge_vectors(**edges.arguments(), **addresses(out=out), dtype=dtype_name(out))
+
+
+def _gradients_on_cpu(
+    edges: Edges, grad: Tensor, grad_frac_coords: Tensor, grad_lattice: Tensor
+) -> None:
+    kernels().edge_vectors_backward(
+        **edges.arguments(),
+        **addresses(grad=grad, grad_frac_coords=grad_frac_coords, grad_lattice=grad_lattice),
+        dtype=dtype_name(grad),
+    )
+
+
+def _like(frac_coords: Tensor, lattice: Tensor) -> tuple[Tensor, Tensor]:
+    return torch.empty_like(frac_coords), torch.empty_like(lattice)

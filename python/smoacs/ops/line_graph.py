@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 from torch import Tensor
 
 from smoacs.ops import _steps
-from smoacs.ops._native import kernels
+from smoacs.ops._native import addresses, kernels
+from smoacs.ops._operator import operator
 from smoacs.ops.neighbors import NeighborList
 
 
@@ -61,26 +63,22 @@ def line_graph(
     return LineGraph(*_line_graph(*ends, keep, self_pairs))
 
 
-@torch.library.custom_op("smoacs::line_graph", mutates_args=(), device_types="cpu")
+def _unknown_size(src: Tensor, *_: Any) -> tuple[Tensor, Tensor]:
+    n_pairs = torch.library.get_ctx().new_dynamic_size()
+    return src.new_empty(n_pairs), src.new_empty(n_pairs)
+
+
+@operator("line_graph", fake=_unknown_size)
 def _line_graph(
     src: Tensor, dst: Tensor, keep: Tensor | None, self_pairs: bool
 ) -> tuple[Tensor, Tensor]:
+    if not src.is_cpu:
+        return _steps.line_graph(src, dst, keep, self_pairs)
     pairs = kernels().find_pairs(
-        src=src.data_ptr(),
-        dst=dst.data_ptr(),
-        keep=0 if keep is None else keep.data_ptr(),
+        **addresses(src=src, dst=dst, keep=0 if keep is None else keep),
         n_edges=src.shape[0],
         self_pairs=self_pairs,
     )
     first, second = src.new_empty(pairs.n_pairs), src.new_empty(pairs.n_pairs)
-    pairs.write(first=first.data_ptr(), second=second.data_ptr())
+    pairs.write(**addresses(first=first, second=second))
     return first, second
-
-
-_line_graph.register_kernel("cuda")(_steps.line_graph)
-
-
-@_line_graph.register_fake
-def _(src: Tensor, dst: Tensor, keep: Tensor | None, self_pairs: bool) -> tuple[Tensor, Tensor]:
-    n_pairs = torch.library.get_ctx().new_dynamic_size()
-    return src.new_empty(n_pairs), src.new_empty(n_pairs)

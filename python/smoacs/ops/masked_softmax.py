@@ -5,12 +5,13 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
-from typing import Any, Self
+from typing import Any, NamedTuple, Self
 
 import torch
 from torch import Tensor
 
-from smoacs.ops._native import check_tensor, dtype_name, kernels, stream_of
+from smoacs.ops._native import addresses, check_tensor, kernels, launch
+from smoacs.ops._operator import operator
 
 MAX_ELEMENTS = 128
 _WORD_BITS = 32
@@ -153,59 +154,47 @@ def masked_softmax(
         raise ValueError(f"temperature must be positive and finite, got {temperature}")
     if masking not in ("exact", "paper"):
         raise ValueError(f'masking must be "exact" or "paper", got {masking!r}')
-    composition, weights = _forward(
+    return _masked_softmax(
         element_logits, pattern_logits, mask.words, ptr, temperature, masking == "paper"
     )
-    return composition, weights
 
 
-def _inputs(
-    element_logits: Tensor, pattern_logits: Tensor, words: Tensor, ptr: Tensor, temperature: Tensor
-) -> Any:
-    return kernels().SoftmaxInputs(
-        n_sites=element_logits.shape[0],
-        n_crystals=pattern_logits.shape[0],
-        n_patterns=pattern_logits.shape[1],
-        n_elements=element_logits.shape[1],
-        n_temperatures=temperature.numel(),
-        element_logits=element_logits.data_ptr(),
-        pattern_logits=pattern_logits.data_ptr(),
-        allowed=words.data_ptr(),
-        ptr=ptr.data_ptr(),
-        temperature=temperature.data_ptr(),
+class _Inputs(NamedTuple):
+    """What both kernels read."""
+
+    element_logits: Tensor
+    pattern_logits: Tensor
+    allowed: Tensor
+    ptr: Tensor
+    temperature: Tensor
+
+    @classmethod
+    def contiguous(cls, *tensors: Tensor) -> Self:
+        return cls(*(tensor.contiguous() for tensor in tensors))
+
+    def native(self) -> Any:
+        return kernels().SoftmaxInputs(
+            **addresses(**self._asdict()),
+            n_sites=self.element_logits.shape[0],
+            n_crystals=self.pattern_logits.shape[0],
+            n_patterns=self.pattern_logits.shape[1],
+            n_elements=self.element_logits.shape[1],
+            n_temperatures=self.temperature.numel(),
+        )
+
+
+def _like(element_logits: Tensor, pattern_logits: Tensor, *_: Any) -> tuple[Tensor, Tensor]:
+    return (
+        element_logits.new_empty(element_logits.shape),
+        pattern_logits.new_empty(pattern_logits.shape),
     )
 
 
-@torch.library.custom_op("smoacs::masked_softmax", mutates_args=())
-def _forward(
-    element_logits: Tensor,
-    pattern_logits: Tensor,
-    words: Tensor,
-    ptr: Tensor,
-    temperature: Tensor,
-    paper: bool,
-) -> tuple[Tensor, Tensor]:
-    arrays = [x.contiguous() for x in (element_logits, pattern_logits, words, ptr, temperature)]
-    composition, weights = torch.empty_like(arrays[0]), torch.empty_like(arrays[1])
-    fault = torch.full((1,), kernels().NO_FAULT, dtype=torch.int64, device=ptr.device)
-    with stream_of(element_logits) as stream:
-        kernels().masked_softmax(
-            _inputs(*arrays),
-            paper=paper,
-            composition=composition.data_ptr(),
-            weights=weights.data_ptr(),
-            fault=fault.data_ptr(),
-            dtype=dtype_name(element_logits),
-            stream=stream,
-        )
-    message = kernels().describe_fault(fault.item(), pattern_logits.shape[1])
-    if message is not None:
-        raise ValueError(message)
-    return composition, weights
-
-
-@torch.library.custom_op("smoacs::masked_softmax_backward", mutates_args=())
-def _backward(
+@operator(
+    "masked_softmax_backward",
+    fake=lambda grad_composition, grad_weights, weights, *inputs: _like(*inputs),
+)
+def _masked_softmax_backward(
     grad_composition: Tensor,
     grad_weights: Tensor,
     weights: Tensor,
@@ -216,55 +205,21 @@ def _backward(
     temperature: Tensor,
     paper: bool,
 ) -> tuple[Tensor, Tensor]:
-    arrays = [x.contiguous() for x in (element_logits, pattern_logits, words, ptr, temperature)]
-    grads = [x.contiguous() for x in (weights, grad_composition, grad_weights)]
-    grad_elements, grad_patterns = torch.empty_like(arrays[0]), torch.empty_like(arrays[1])
-    dots = element_logits.new_empty(element_logits.shape[0], pattern_logits.shape[1])
-    with stream_of(element_logits) as stream:
-        kernels().masked_softmax_backward(
-            _inputs(*arrays),
-            paper=paper,
-            weights=grads[0].data_ptr(),
-            grad_composition=grads[1].data_ptr(),
-            grad_weights=grads[2].data_ptr(),
-            dots=dots.data_ptr(),
-            grad_element_logits=grad_elements.data_ptr(),
-            grad_pattern_logits=grad_patterns.data_ptr(),
-            dtype=dtype_name(element_logits),
-            stream=stream,
-        )
+    inputs = _Inputs.contiguous(element_logits, pattern_logits, words, ptr, temperature)
+    grad_elements, grad_patterns = _like(element_logits, pattern_logits)
+    launch(
+        "masked_softmax_backward",
+        element_logits,
+        inputs.native(),
+        paper=paper,
+        weights=weights.contiguous(),
+        grad_composition=grad_composition.contiguous(),
+        grad_weights=grad_weights.contiguous(),
+        dots=element_logits.new_empty(element_logits.shape[0], pattern_logits.shape[1]),
+        grad_element_logits=grad_elements,
+        grad_pattern_logits=grad_patterns,
+    )
     return grad_elements, grad_patterns
-
-
-@_forward.register_fake
-def _(
-    element_logits: Tensor,
-    pattern_logits: Tensor,
-    words: Tensor,
-    ptr: Tensor,
-    temperature: Tensor,
-    paper: bool,
-) -> tuple[Tensor, Tensor]:
-    return _like(element_logits), _like(pattern_logits)
-
-
-@_backward.register_fake
-def _(
-    grad_composition: Tensor,
-    grad_weights: Tensor,
-    weights: Tensor,
-    element_logits: Tensor,
-    pattern_logits: Tensor,
-    words: Tensor,
-    ptr: Tensor,
-    temperature: Tensor,
-    paper: bool,
-) -> tuple[Tensor, Tensor]:
-    return _like(element_logits), _like(pattern_logits)
-
-
-def _like(tensor: Tensor) -> Tensor:
-    return torch.empty_like(tensor, memory_format=torch.contiguous_format)
 
 
 def _save(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, Tensor]) -> None:
@@ -275,8 +230,38 @@ def _save(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, Tensor]) -> N
 def _differentiate(
     ctx: Any, grad_composition: Tensor, grad_weights: Tensor
 ) -> tuple[Tensor | None, ...]:
-    grads = _backward(grad_composition, grad_weights, *ctx.saved_tensors, ctx.paper)
+    arguments = (grad_composition, grad_weights, *ctx.saved_tensors, ctx.paper)
+    grads = _masked_softmax_backward(*arguments)
     return *grads, None, None, None, None
 
 
-_forward.register_autograd(_differentiate, setup_context=_save)
+@operator(
+    "masked_softmax",
+    fake=_like,
+    backward=_differentiate,
+    setup_context=_save,
+)
+def _masked_softmax(
+    element_logits: Tensor,
+    pattern_logits: Tensor,
+    words: Tensor,
+    ptr: Tensor,
+    temperature: Tensor,
+    paper: bool,
+) -> tuple[Tensor, Tensor]:
+    inputs = _Inputs.contiguous(element_logits, pattern_logits, words, ptr, temperature)
+    composition, weights = _like(element_logits, pattern_logits)
+    fault = ptr.new_full((1,), kernels().NO_FAULT)
+    launch(
+        "masked_softmax",
+        element_logits,
+        inputs.native(),
+        paper=paper,
+        composition=composition,
+        weights=weights,
+        fault=fault,
+    )
+    message = kernels().describe_fault(fault.item(), pattern_logits.shape[1])
+    if message is not None:
+        raise ValueError(message)
+    return composition, weights

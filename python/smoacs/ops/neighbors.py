@@ -9,7 +9,9 @@ import torch
 from torch import Tensor
 
 from smoacs.ops import _steps
-from smoacs.ops._native import check_tensor, dtype_name, kernels
+from smoacs.ops._native import addresses, check_tensor, dtype_name, kernels
+from smoacs.ops._operator import operator
+from smoacs.ops._steps import Query
 
 RULES = ("radius", "knn", "knn_shell")
 
@@ -122,40 +124,6 @@ def neighbor_list(
     )
 
 
-@torch.library.custom_op("smoacs::neighbor_list", mutates_args=(), device_types="cpu")
-def _neighbor_list(
-    frac_coords: Tensor,
-    lattice: Tensor,
-    ptr: Tensor,
-    rule: str,
-    cutoff: float,
-    k: int,
-    tie_tolerance: float,
-) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor]:
-    found = kernels().find_neighbors(
-        frac_coords=frac_coords.data_ptr(),
-        lattice=lattice.data_ptr(),
-        ptr=ptr.data_ptr(),
-        n_sites=frac_coords.shape[0],
-        n_crystals=lattice.shape[0],
-        dtype=dtype_name(frac_coords),
-        rule=rule,
-        cutoff=cutoff,
-        k=k,
-        tie_tolerance=tie_tolerance,
-    )
-    src, dst, shift, distance, edge_ptr = _outputs(frac_coords, ptr, found.n_edges)
-    found.write(
-        src=src.data_ptr(),
-        dst=dst.data_ptr(),
-        shift=shift.data_ptr(),
-        distance=distance.data_ptr(),
-        edge_ptr=edge_ptr.data_ptr(),
-        dtype=dtype_name(frac_coords),
-    )
-    return src, dst, shift, distance, edge_ptr
-
-
 def _outputs(
     frac_coords: Tensor, ptr: Tensor, n_edges: int | torch.SymInt
 ) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor]:
@@ -168,11 +136,13 @@ def _outputs(
     )
 
 
-_neighbor_list.register_kernel("cuda")(_steps.neighbor_list)
-
-
-@_neighbor_list.register_fake
-def _(
+@operator(
+    "neighbor_list",
+    fake=lambda frac_coords, lattice, ptr, *_: _outputs(
+        frac_coords, ptr, torch.library.get_ctx().new_dynamic_size()
+    ),
+)
+def _neighbor_list(
     frac_coords: Tensor,
     lattice: Tensor,
     ptr: Tensor,
@@ -181,4 +151,23 @@ def _(
     k: int,
     tie_tolerance: float,
 ) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor]:
-    return _outputs(frac_coords, ptr, torch.library.get_ctx().new_dynamic_size())
+    find = _find_on_cpu if ptr.is_cpu else _steps.neighbor_list
+    return find(frac_coords, lattice, ptr, Query(rule, cutoff, k, tie_tolerance))
+
+
+def _find_on_cpu(
+    frac_coords: Tensor, lattice: Tensor, ptr: Tensor, query: Query
+) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor]:
+    found = kernels().find_neighbors(
+        **query._asdict(),
+        **addresses(frac_coords=frac_coords, lattice=lattice, ptr=ptr),
+        n_sites=frac_coords.shape[0],
+        n_crystals=lattice.shape[0],
+        dtype=dtype_name(frac_coords),
+    )
+    src, dst, shift, distance, edge_ptr = _outputs(frac_coords, ptr, found.n_edges)
+    found.write(
+        **addresses(src=src, dst=dst, shift=shift, distance=distance, edge_ptr=edge_ptr),
+        dtype=dtype_name(frac_coords),
+    )
+    return src, dst, shift, distance, edge_ptr

@@ -8,12 +8,14 @@ So a candidate is the same in every batch, on every device and after every resum
 from __future__ import annotations
 
 import math
-from typing import Any
+from collections.abc import Callable
+from typing import Any, NamedTuple, Self
 
 import torch
 from torch import Tensor
 
-from smoacs.ops._native import check_tensor, dtype_name, kernels, stream_of
+from smoacs.ops._native import addresses, check_tensor, kernels, launch
+from smoacs.ops._operator import operator
 
 _FLOATS = (torch.float32, torch.float64)
 
@@ -167,22 +169,45 @@ def _step_tensor(step: int | Tensor, candidates: Tensor) -> Tensor:
     return candidates.new_full((1,), step)
 
 
-def _streams(arrays: list[Tensor], seed: int, variable: int, rows: int, width: int) -> Any:
-    ptr, candidates, steps = arrays
-    return kernels().RandomStreams(
-        n_rows=rows,
-        n_crystals=candidates.shape[0],
-        width=width,
-        n_steps=steps.numel(),
-        seed=seed,
-        variable=variable,
-        ptr=ptr.data_ptr(),
-        candidates=candidates.data_ptr(),
-        steps=steps.data_ptr(),
-    )
+class _Streams(NamedTuple):
+    """Whose numbers are wanted."""
+
+    ptr: Tensor
+    candidates: Tensor
+    steps: Tensor
+    seed: int
+    variable: int
+    n_rows: int
+    width: int
+
+    def each(self, change: Callable[[Tensor], Tensor]) -> Self:
+        return self._replace(
+            ptr=change(self.ptr), candidates=change(self.candidates), steps=change(self.steps)
+        )
+
+    def native(self) -> Any:
+        return kernels().RandomStreams(
+            **addresses(**self._asdict()),
+            n_crystals=self.candidates.shape[0],
+            n_steps=self.steps.numel(),
+        )
 
 
-@torch.library.custom_op("smoacs::random", mutates_args=())
+def _run(kernel: str, streams: _Streams, out: Tensor, **arguments: Any) -> Tensor:
+    """Fill ``out`` by a kernel that draws numbers."""
+    streams = streams.each(Tensor.contiguous)
+    # Checked in host memory; on a GPU that takes a copy of these few numbers.
+    host = streams.each(Tensor.cpu)
+    launch(kernel, out, streams.native(), host=host.native(), out=out, **arguments)
+    return out
+
+
+@operator(
+    "random",
+    fake=lambda ptr, candidates, steps, seed, variable, rows, width, dtype, _: ptr.new_empty(
+        rows, width, dtype=dtype
+    ),
+)
 def _random(
     ptr: Tensor,
     candidates: Tensor,
@@ -194,39 +219,15 @@ def _random(
     dtype: torch.dtype,
     normal: bool,
 ) -> Tensor:
-    arrays = [x.contiguous() for x in (ptr, candidates, steps)]
-    sizes = (seed, variable, rows, width)
-    # Checked in host memory; on a GPU that takes a copy of these few numbers.
-    host = [x.cpu() for x in arrays]
-    out = torch.empty(rows, width, dtype=dtype, device=ptr.device)
-    with stream_of(out) as stream:
-        kernels().fill_random(
-            _streams(arrays, *sizes),
-            host=_streams(host, *sizes),
-            normal=normal,
-            out=out.data_ptr(),
-            dtype=dtype_name(out),
-            stream=stream,
-        )
-    return out
+    streams = _Streams(ptr, candidates, steps, seed, variable, rows, width)
+    return _run("fill_random", streams, ptr.new_empty(rows, width, dtype=dtype), normal=normal)
 
 
-@_random.register_fake
-def _(
-    ptr: Tensor,
-    candidates: Tensor,
-    steps: Tensor,
-    seed: int,
-    variable: int,
-    rows: int,
-    width: int,
-    dtype: torch.dtype,
-    normal: bool,
-) -> Tensor:
-    return ptr.new_empty(rows, width, dtype=dtype)
+def _empty_like(values: Tensor, *_: Any) -> Tensor:
+    return values.new_empty(values.shape)
 
 
-@torch.library.custom_op("smoacs::resample", mutates_args=())
+@operator("resample", fake=_empty_like)
 def _resample(
     values: Tensor,
     ptr: Tensor,
@@ -237,36 +238,12 @@ def _resample(
     steps: Tensor,
     variable: int,
 ) -> Tensor:
-    values, parents = values.contiguous(), parents.contiguous()
-    arrays = [x.contiguous() for x in (ptr, candidates, steps)]
-    sizes = (seed, variable, values.shape[0], values.shape[1])
-    host = [x.cpu() for x in arrays]
-    host_parents = parents.cpu()
-    out = torch.empty_like(values)
-    with stream_of(values) as stream:
-        kernels().resample(
-            _streams(arrays, *sizes),
-            host=_streams(host, *sizes),
-            values=values.data_ptr(),
-            parents=parents.data_ptr(),
-            host_parents=host_parents.data_ptr(),
-            sigma=sigma,
-            out=out.data_ptr(),
-            dtype=dtype_name(values),
-            stream=stream,
-        )
-    return out
-
-
-@_resample.register_fake
-def _(
-    values: Tensor,
-    ptr: Tensor,
-    parents: Tensor,
-    candidates: Tensor,
-    sigma: float,
-    seed: int,
-    steps: Tensor,
-    variable: int,
-) -> Tensor:
-    return torch.empty_like(values, memory_format=torch.contiguous_format)
+    return _run(
+        "resample",
+        _Streams(ptr, candidates, steps, seed, variable, *values.shape),
+        _empty_like(values),
+        values=values.contiguous(),
+        parents=parents.contiguous(),
+        host_parents=parents.cpu().contiguous(),
+        sigma=sigma,
+    )

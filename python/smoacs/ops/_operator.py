@@ -1,0 +1,87 @@
+"""Torch operators in one declaration, without the import of TorchDynamo.
+
+``torch.library.custom_op`` wraps every kernel so that its first call imports ``torch._dynamo``,
+which takes longer than most commands. The parts it is made of do not.
+"""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Callable
+from typing import Any, TypeVar, cast
+
+import torch
+
+_Kernel = TypeVar("_Kernel", bound=Callable[..., Any])
+
+_LIBRARY = torch.library.Library("smoacs", "FRAGMENT")
+
+
+def operator(
+    name: str,
+    *,
+    fake: Callable[..., Any],
+    backward: Callable[..., Any] | None = None,
+    setup_context: Callable[..., None] | None = None,
+) -> Callable[[_Kernel], _Kernel]:
+    """Make a function the kernel of the operator ``torch.ops.smoacs.NAME`` on all devices.
+
+    The operator's schema is read from the function's annotations. The function must not change its
+    arguments, nor return them or views of them; where devices differ, it asks its tensors, or
+    leaves it to :func:`smoacs.ops._native.launch`. What users call checks the arguments first::
+
+        @operator("scale", fake=lambda x, _: torch.empty_like(x), backward=..., setup_context=...)
+        def _scale(x: Tensor, factor: float) -> Tensor:
+            out = torch.empty_like(x)
+            launch("scale", x, x=x, factor=factor, out=out)
+            return out
+
+    Test it with :func:`torch.library.opcheck`.
+
+    Parameters
+    ----------
+    name : str
+        Name of the operator.
+    fake : callable
+        Takes the operator's arguments, gives empty tensors shaped like its results: what
+        ``torch.compile`` runs. A size that depends on values is
+        ``torch.library.get_ctx().new_dynamic_size()``.
+    backward, setup_context : callable, optional
+        The derivative, as :func:`torch.library.register_autograd` takes it; without it the
+        operator refuses to be differentiated.
+
+    Returns
+    -------
+    callable
+        Decorator that turns the function into the operator.
+    """
+
+    def refuse(ctx: Any, *grads: Any) -> None:
+        raise RuntimeError(f"smoacs::{name} has no derivative")
+
+    def declare(kernel: _Kernel) -> _Kernel:
+        schema = torch.library.infer_schema(kernel, mutates_args=(), op_name=name)
+        _LIBRARY.define(schema, tags=torch.Tag.pt2_compliant_tag)
+        _LIBRARY.impl(name, _untraced(kernel), "CompositeExplicitAutograd")
+        qualified = f"smoacs::{name}"
+        torch.library.register_fake(qualified, fake, lib=_LIBRARY)
+        torch.library.register_autograd(
+            qualified, backward or refuse, setup_context=setup_context, lib=_LIBRARY
+        )
+        return cast(_Kernel, getattr(torch.ops.smoacs, name).default)
+
+    return declare
+
+
+def _untraced(kernel: _Kernel) -> _Kernel:
+    """Keep TorchDynamo, where something has loaded it, from compiling the kernel's own code."""
+    hidden: _Kernel | None = None
+
+    def run(*arguments: Any) -> Any:
+        nonlocal hidden
+        if "torch._dynamo" not in sys.modules:
+            return kernel(*arguments)
+        hidden = hidden or torch.compiler.disable(kernel)  # this loads it
+        return hidden(*arguments)
+
+    return cast(_Kernel, run)

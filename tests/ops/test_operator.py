@@ -1,0 +1,61 @@
+"""Operators of torch: cheap to load, left alone by the compiler."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+import warnings
+
+import torch
+
+from cells import CUBIC
+from smoacs.ops import edge_vectors, neighbor_list
+
+_EVERY_OPERATOR = """
+import sys
+from pathlib import Path
+
+import torch
+
+import smoacs.ops as ops
+
+ptr, lattice = torch.tensor([0, 2]), 4 * torch.eye(3)[None].requires_grad_()
+coords = torch.tensor([[0.0, 0.0, 0.0], [0.5, 0.5, 0.5]], requires_grad=True)
+bonds = ops.neighbor_list(coords, lattice, ptr, cutoff=4.0)
+pairs = ops.line_graph(bonds)
+ops.edge_vectors(coords, lattice, bonds).square().sum().backward()
+logits, patterns = torch.zeros(2, 3, requires_grad=True), torch.zeros(1, 1, requires_grad=True)
+mask = torch.ones(2, 1, 3, dtype=torch.bool)
+composition, weights = ops.masked_softmax(logits, patterns, mask, ptr, 0.1)
+composition.square().sum().backward()
+one = torch.tensor([0])
+ops.random_normal(0, one, 0, 0, ptr, 3)
+ops.resample(coords, ptr, one, one, 0.1, 0, 0, 0)
+
+print([name for name in ("torch._dynamo", "sympy") if name in sys.modules])
+"""
+
+
+def test_no_operator_loads_the_compiler():
+    result = subprocess.run(
+        [sys.executable, "-c", _EVERY_OPERATOR], capture_output=True, text=True, check=False
+    )
+    assert result.stdout.strip() == "[]", result.stderr
+
+
+def test_kernels_outside_of_graphs_are_not_compiled():
+    def last_key(frac_coords):
+        keys = []
+
+        def key(coords):  # called back by compiled code of Python itself
+            bonds = neighbor_list(coords, CUBIC.lattice, CUBIC.ptr, cutoff=3.0)
+            keys.append(edge_vectors(coords, CUBIC.lattice, bonds))
+            return 0
+
+        sorted([frac_coords], key=key)
+        return keys[-1]
+
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")  # Dynamo complains about compiled modules
+        compiled = torch.compile(last_key, backend="aot_eager")
+        assert torch.equal(compiled(CUBIC.frac_coords), last_key(CUBIC.frac_coords))
