@@ -151,12 +151,13 @@ def _from_record(record: Mapping[str, Any], path: Path) -> NamedStructure:
 
 def _read_single(path: Path) -> Structure:
     from pymatgen.core.structure import Structure
-    from pymatgen.io.vasp.inputs import Poscar
 
     try:
         if path.suffix.lower() == ".cif":
             return Structure.from_file(path)
         if is_structure_file(path):
+            from pymatgen.io.vasp.inputs import Poscar  # slow to import
+
             return Poscar.from_file(path, check_for_potcar=False).structure
     except Exception as error:  # pymatgen raises many kinds for a broken file
         reason = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__

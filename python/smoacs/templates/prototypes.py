@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import gzip
 import json
 import zipfile
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
+from functools import partial
 from importlib.util import find_spec
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NamedTuple
 
 from smoacs.templates.base import Template
 from smoacs.templates.files import from_structure
@@ -29,10 +31,7 @@ def aflow(max_sites: int = MAX_SITES, oxidation: str = "smoacs") -> list[Templat
     ValueError
         If none is small enough.
     """
-    from pymatgen.analysis.prototypes import AFLOW_PROTOTYPE_LIBRARY
-
-    entries = ((e["tags"]["aflow"], e["snl"].structure) for e in AFLOW_PROTOTYPE_LIBRARY)
-    return _library("AFLOW", entries, max_sites, oxidation)
+    return _library("AFLOW", _aflow_prototypes(), max_sites, oxidation)
 
 
 def minerals(max_sites: int = MAX_SITES, oxidation: str = "smoacs") -> list[Template]:
@@ -49,14 +48,14 @@ def minerals(max_sites: int = MAX_SITES, oxidation: str = "smoacs") -> list[Temp
 
 
 def _library(
-    kind: str, entries: Iterable[tuple[str, Structure]], max_sites: int, oxidation: str
+    kind: str, entries: Iterable[_Entry], max_sites: int, oxidation: str
 ) -> list[Template]:
     templates = []
-    for name, structure in sorted(entries, key=lambda entry: entry[0]):
-        if len(structure) > max_sites:
+    for entry in sorted(entries, key=lambda entry: entry.name):
+        if entry.n_sites > max_sites:
             continue
         try:
-            templates.append(from_structure(structure, name, oxidation))
+            templates.append(from_structure(entry.build(), entry.name, oxidation))
         except ValueError:
             continue  # elements and intermetallics have no neutral combination
     if not templates:
@@ -64,24 +63,58 @@ def _library(
     return templates
 
 
-def _jarvis_minerals() -> Iterator[tuple[str, Structure]]:
+class _Entry(NamedTuple):
+    """A prototype of a table; its structure takes time to build."""
+
+    name: str
+    n_sites: int
+    build: Callable[[], Structure]
+
+
+def _aflow_prototypes() -> Iterator[_Entry]:
     from pymatgen.core import Structure
 
-    package = find_spec("jarvis")
-    if package is None or package.origin is None:
+    # Importing the module beside the table builds all its structures, in seconds.
+    with gzip.open(_folder("pymatgen.analysis.prototypes") / "aflow_prototypes.json.gz") as table:
+        prototypes = json.load(table)
+    for prototype in prototypes:
+        structure = prototype["snl"]
+        yield _Entry(
+            prototype["tags"]["aflow"],
+            len(structure["sites"]),
+            partial(Structure.from_dict, structure),
+        )
+
+
+def _jarvis_minerals() -> Iterator[_Entry]:
+    from pymatgen.core import Structure
+
+    if find_spec("jarvis") is None:
         raise ValueError(
             "mineral templates are part of jarvis-tools, which is not installed: "
             "pip install jarvis-tools"
         )
-    archive = Path(package.origin).parent / "core" / "mineral_name_prototype.json.zip"
+    archive = _folder("jarvis") / "core" / "mineral_name_prototype.json.zip"
     with zipfile.ZipFile(archive) as files, files.open(files.namelist()[0]) as table:
         prototypes = json.load(table)
     for entries in prototypes.values():
         for mineral, _, jarvis_id, atoms in entries:
-            structure = Structure(
-                atoms["lattice_mat"],
-                atoms["elements"],
-                atoms["coords"],
-                coords_are_cartesian=atoms["cartesian"],
+            yield _Entry(
+                f"{mineral}-{jarvis_id}",
+                len(atoms["elements"]),
+                partial(
+                    Structure,
+                    atoms["lattice_mat"],
+                    atoms["elements"],
+                    atoms["coords"],
+                    coords_are_cartesian=atoms["cartesian"],
+                ),
             )
-            yield f"{mineral}-{jarvis_id}", structure
+
+
+def _folder(module: str) -> Path:
+    """Where an installed module lies, without importing it."""
+    spec = find_spec(module)
+    if spec is None or spec.origin is None:
+        raise ImportError(f"the module {module} is missing")
+    return Path(spec.origin).parent
