@@ -428,13 +428,15 @@ def predict(
 @app.command()
 def train(
     config: Annotated[Path, Argument(help="Training configuration.")],
+    device: Annotated[str, Option(help="auto, cpu or cuda.")] = "auto",
     threads: Annotated[int | None, Option(help="CPU threads.", min=1)] = None,
 ) -> int:
     """Train a model on your own data, or continue a training."""
+    from smoacs.job import choose_device
     from smoacs.training import train as start
 
     _use_threads(threads)
-    typer.echo(f"Model: {start(config).card}")
+    typer.echo(f"Model: {start(config, device=choose_device(device)).card}")
     return DONE
 
 

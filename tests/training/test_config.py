@@ -10,10 +10,21 @@ def test_reads_a_complete_configuration_with_paths_relative_to_it(
 ):
     config = load_config(write_config(raw_config))
     assert config.output == tmp_path / "run"
-    assert config.data.structures == tmp_path / "crystals.jsonl"
+    (source,) = config.data.structures
+    assert (source.path, source.table) == (tmp_path / "crystals.jsonl", None)
     assert [target.minimum for target in config.targets] == [None, 0.0]
     spec = config.graph.spec()
     assert (spec.k, spec.three_body_cutoff, spec.line_graph) == (6, 3.0, True)
+
+
+def test_sources_are_a_list_or_a_single_one(raw_config, write_config, tmp_path):
+    structures = ["a.jsonl", {"path": "cells", "table": "t.csv", "labels": {"band_gap": ["Eg"]}}]
+    config = load_config(write_config(raw_config | {"data": {"structures": structures}}))
+    first, second = config.data.structures
+    assert (first.path, second.path) == (tmp_path / "a.jsonl", tmp_path / "cells")
+    assert second.table == tmp_path / "t.csv"
+    assert first.columns("band_gap") == ("band_gap",)
+    assert second.columns("band_gap") == ("Eg",)
 
 
 @pytest.mark.parametrize(
@@ -27,8 +38,13 @@ def test_reads_a_complete_configuration_with_paths_relative_to_it(
         ({"targets": [{"name": "gap", "unit": "eV"}] * 2}, "named twice: gap, gap"),
         ({"graph": {"rule": "knn", "k": None}}, "graph.k must be set for the rule knn"),
         ({"graph": {"rule": "voronoi"}}, "graph.rule: .*'radius', 'knn' or 'knn_shell'"),
-        ({"strained_copies": {"energy": "gap"}}, "'gap', which is not among the targets"),
-        ({"data": {"structures": "x", "random_split": {"val": 0.6, "test": 0.5}}}, "must leave"),
+        ({"strained_copies": {"energies": ["gap"]}}, "'gap', which is not among the targets"),
+        (
+            {"data": {"structures": {"path": "x", "random_split": {"val": 0.6, "test": 0.5}}}},
+            "must leave",
+        ),
+        ({"data": {"structures": []}}, "data.structures: .*at least 1 item"),
+        ({"data": {"structures": ["x", {"file": "y"}]}}, "data.structures.1.file: unknown key"),
         ({"optimizer": {"learning_rate": -1}}, "optimizer.learning_rate: .*greater than 0"),
     ],
 )

@@ -43,7 +43,7 @@ def test_folder_and_table_give_the_same_crystals(raw_config, write_config, rows,
         lines.append(f"{name},{row['formation_energy']},{row.get('band_gap', '')},{row['split']}")
     (tmp_path / "labels.csv").write_text("\n".join(lines))
     from_lines = load_crystals(load_config(write_config(raw_config)))
-    data = {"structures": "cells", "table": "labels.csv"}
+    data = {"structures": {"path": "cells", "table": "labels.csv"}}
     from_folder = load_crystals(load_config(write_config(raw_config | {"data": data})))
     np.testing.assert_allclose(from_folder.targets, from_lines.targets)
     assert from_folder.split.tolist() == from_lines.split.tolist()
@@ -80,6 +80,68 @@ def test_large_cells_stay_in_the_test_set_only(raw_config, write_config, rows, j
     assert [name for name in crystals.ids if name.startswith("big")] == ["big-test"]
 
 
+def write_source(path, names: dict[str, str], **labels: float) -> str:
+    """A file with two-atom crystals, formula -> split, all with the same labels."""
+    rows = [
+        {
+            "id": f"{path.stem}-{formula}",
+            "lattice_matrix": (4 * np.eye(3)).tolist(),
+            "species": [formula[:2], formula[2:]],
+            "frac_coords": [[0, 0, 0], [0.5, 0.5, 0.5]],
+            "split": split,
+            **labels,
+        }
+        for formula, split in names.items()
+    ]
+    path.write_text("".join(json.dumps(row) + "\n" for row in rows))
+    return path.name
+
+
+def test_later_sources_follow_the_split_of_the_earlier(raw_config, write_config, tmp_path, rows):
+    """The bulk modulus of a compound must not be learned where its energy is tested."""
+    first = {"NaCl": "test", "NaBr": "val", "LiBr": "train"}
+    second = {"NaCl": "train", "ClNa": "val", "NaBr": "test", "LiBr": "test", "RbBr": "test"}
+    structures = [
+        write_source(tmp_path / "first.jsonl", first, formation_energy=-1.0),
+        write_source(tmp_path / "second.jsonl", second, modulus=70.0),
+        write_source(tmp_path / "third.jsonl", {"RbBr": "val", "BrLi": "val"}, modulus=60.0),
+    ]
+    raw_config["targets"] = [
+        {"name": "formation_energy", "unit": "eV/atom"},
+        {"name": "bulk_modulus", "unit": "GPa"},
+    ]
+    labels = {"bulk_modulus": ["modulus"], "formation_energy": []}
+    raw_config["data"] = {
+        "structures": [structures[0]] + [{"path": p, "labels": labels} for p in structures[1:]]
+    }
+    crystals = load_crystals(load_config(write_config(raw_config)))
+    split = dict(zip(crystals.ids, crystals.split.tolist(), strict=True))
+    assert split == {
+        **{f"first-{formula}": name for formula, name in first.items()},
+        "second-NaCl": "test",
+        "second-ClNa": "test",
+        "second-NaBr": "val",
+        "second-LiBr": "train",
+        "second-RbBr": "test",
+        "third-RbBr": "test",
+        "third-BrLi": "train",
+    }
+    known = dict(zip(crystals.ids, ~np.isnan(crystals.targets), strict=True))
+    assert known["first-NaCl"].tolist() == [True, False]
+    assert known["second-NaCl"].tolist() == [False, True]
+
+
+def test_the_first_column_that_a_crystal_has_is_its_label(raw_config, write_config, rows, jsonl):
+    for row in rows:
+        row["old_gap"] = 9.0
+    jsonl.write_text("".join(json.dumps(row) + "\n" for row in rows))
+    source = {"path": jsonl.name, "labels": {"band_gap": ["band_gap", "old_gap"]}}
+    crystals = load_crystals(
+        load_config(write_config(raw_config | {"data": {"structures": source}}))
+    )
+    assert crystals.targets[:, 1].tolist() == [row.get("band_gap", 9.0) for row in rows]
+
+
 def test_random_split_is_seeded_and_of_the_right_size():
     split = random_split(100, RandomSplit(val=0.1, test=0.2), seed=3)
     assert {name: int((split == name).sum()) for name in ("train", "val", "test")} == {
@@ -102,12 +164,13 @@ def test_birch_murnaghan_has_the_bulk_modulus_it_was_given():
 
 
 def test_strained_copies_are_training_crystals_with_raised_energy(raw_config, write_config):
-    raw_config["strained_copies"] = {"max_strain": 0.05}
+    raw_config["strained_copies"] = {"max_strain": 0.05, "copies": 2}
     config = load_config(write_config(raw_config))
     crystals = load_crystals(config)
-    copies = strained_copies(crystals, config.strained_copies, energy_column=0, seed=0)
-    train = crystals.select(np.flatnonzero(crystals.split == "train"))
+    copies = strained_copies(crystals, config.strained_copies, energy_columns=[0], seed=0)
+    train = crystals.select(np.tile(np.flatnonzero(crystals.split == "train"), 2))
     assert len(copies) == len(train)
+    assert len(np.unique(np.linalg.det(copies.lattice))) == len(copies)
     assert (copies.targets[:, 0] > train.targets[:, 0]).all()
     assert np.isnan(copies.targets[:, 1]).all()
     factor = np.cbrt(np.linalg.det(copies.lattice) / np.linalg.det(train.lattice))
@@ -118,6 +181,22 @@ def test_strained_copies_are_training_crystals_with_raised_energy(raw_config, wr
     np.testing.assert_array_equal(both.lattice[len(crystals) :], copies.lattice)
 
 
+def test_all_energies_of_a_copy_rise_alike(raw_config, write_config, rows, jsonl):
+    for row in rows:
+        row["e_above_hull"] = 0.02
+    jsonl.write_text("".join(json.dumps(row) + "\n" for row in rows))
+    raw_config["targets"].append({"name": "e_above_hull", "unit": "eV/atom", "minimum": 0.0})
+    raw_config["strained_copies"] = {"energies": ["formation_energy", "e_above_hull"]}
+    config = load_config(write_config(raw_config))
+    crystals = load_crystals(config)
+    copies = strained_copies(crystals, config.strained_copies, [0, 2], seed=0)
+    train = crystals.select(np.flatnonzero(crystals.split == "train"))
+    rise = copies.targets - train.targets
+    np.testing.assert_allclose(rise[:, 2], rise[:, 0], rtol=1e-9)
+    assert (rise[:, 2] > 0).all()
+    assert np.isnan(rise[:, 1]).all()
+
+
 def test_strained_copies_skip_failed_moduli(raw_config, write_config, rows, jsonl):
     for row, value in zip(rows, (-5.0, 0.0, 1e4), strict=False):
         row["bulk_modulus"] = value
@@ -125,7 +204,7 @@ def test_strained_copies_skip_failed_moduli(raw_config, write_config, rows, json
     jsonl.write_text("".join(json.dumps(row) + "\n" for row in rows))
     raw_config["strained_copies"] = {}
     crystals = load_crystals(load_config(write_config(raw_config)))
-    copies = strained_copies(crystals, StrainConfig(), energy_column=0, seed=0)
+    copies = strained_copies(crystals, StrainConfig(), energy_columns=[0], seed=0)
     assert "crystal-5" in {name.split("*")[0] for name in copies.ids}
     assert not {f"crystal-{n}" for n in range(4)} & {name.split("*")[0] for name in copies.ids}
 
@@ -151,8 +230,11 @@ def test_bad_rows_are_named(raw_config, write_config, rows, jsonl, edit, message
     ("change", "message"),
     [
         ({"data": {"structures": "nothing.jsonl"}}, "there is no structure file"),
-        ({"data": {"structures": "crystals.csv"}}, "or a folder together with data.table"),
-        ({"data": {"structures": "nowhere", "table": "labels.csv"}}, "which is not a folder"),
+        ({"data": {"structures": "crystals.csv"}}, "or a folder together with its table"),
+        (
+            {"data": {"structures": {"path": "nowhere", "table": "labels.csv"}}},
+            "which is not a folder",
+        ),
         ({"targets": [{"name": "hardness", "unit": "GPa"}]}, "no train crystal .* hardness"),
     ],
 )
@@ -164,7 +246,7 @@ def test_unusable_data_is_explained(raw_config, write_config, change, message):
 
 def test_bad_tables_are_explained(raw_config, write_config, tmp_path):
     (tmp_path / "cells").mkdir()
-    config = raw_config | {"data": {"structures": "cells", "table": "labels.csv"}}
+    config = raw_config | {"data": {"structures": {"path": "cells", "table": "labels.csv"}}}
     with pytest.raises(ValueError, match="there is no table"):
         load_crystals(load_config(write_config(config)))
     (tmp_path / "labels.csv").write_text("name,formation_energy\na.cif,1\n")

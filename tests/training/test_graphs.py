@@ -27,9 +27,9 @@ def pairs(src: torch.Tensor, dst: torch.Tensor) -> list[tuple[int, int]]:
 def test_a_batch_is_the_graph_of_its_crystals(crystals, monkeypatch):
     monkeypatch.setattr("smoacs.training.graphs.CRYSTALS_PER_BUILD", 5)
     packed = PackedGraphs.build(crystals, SPEC)
-    chosen = np.array([17, 3, 4, 11, 3])
+    chosen = torch.tensor([17, 3, 4, 11, 3])
     batch = packed.batch(chosen)
-    wanted = crystals.select(chosen)
+    wanted = crystals.select(chosen.numpy())
     graph = Graph.build(wanted.batch(), SPEC)
     assert batch.site_ptr.tolist() == wanted.ptr.tolist()
     assert batch.atomic_numbers.tolist() == wanted.atomic_numbers.tolist()
@@ -44,7 +44,7 @@ def test_a_batch_is_the_graph_of_its_crystals(crystals, monkeypatch):
 
 
 def test_bond_pairs_share_an_atom_of_one_crystal(crystals):
-    batch = PackedGraphs.build(crystals, SPEC).batch(np.arange(len(crystals)))
+    batch = PackedGraphs.build(crystals, SPEC).batch(torch.arange(len(crystals)))
     assert torch.equal(batch.dst[batch.line_src], batch.src[batch.line_dst])
     lengths = batch.vectors.norm(dim=1)
     assert (lengths[batch.line_src] <= 3.5).all()

@@ -48,20 +48,30 @@ def test_scale_ignores_missing_labels():
     torch.testing.assert_close(mean_absolute_errors(predictions, targets), torch.tensor([1.0, 1.5]))
 
 
+def test_weights_are_shares():
+    targets = [TARGETS[0].model_copy(update={"weight": 3.0}), TARGETS[1]]
+    scale = TargetScale.of(torch.tensor([[1.0, 2.0], [3.0, 6.0]]), targets)
+    assert scale.weight.tolist() == [0.75, 0.25]
+    assert scale.score(torch.tensor([1.0, 4.0])) == pytest.approx(0.75 * 1.0 + 0.25 * 2.0)
+
+
 def test_a_constant_target_does_not_divide_by_zero():
     assert TargetScale.of(torch.full((3, 2), 2.0), TARGETS).std.tolist() == [1.0, 1.0]
 
 
 def test_loss_is_the_standardised_error_of_the_known_labels():
     scale = TargetScale(
-        torch.tensor([1.0, 2.0]), torch.tensor([0.5, 4.0]), torch.tensor([-torch.inf, 0.0])
+        torch.tensor([1.0, 2.0]),
+        torch.tensor([0.5, 4.0]),
+        torch.tensor([-torch.inf, 0.0]),
+        torch.tensor([0.75, 0.25]),
     )
     targets = torch.tensor([[2.0, torch.nan], [torch.nan, 6.0], [0.5, 0.0]])
     outputs = torch.tensor([[1.0, 50.0], [50.0, 0.0], [-2.0, -3.0]], requires_grad=True)
     loss = scale.loss(outputs, targets)
     energy = (abs(1.0 - (2.0 - 1.0) / 0.5) + abs(-2.0 - (0.5 - 1.0) / 0.5)) / 2
     gap = (abs(0.0 - (6.0 - 2.0) / 4.0) + 0.0) / 2  # below the bound at the bound: no error
-    assert loss.item() == pytest.approx((energy + gap) / 2)
+    assert loss.item() == pytest.approx(0.75 * energy + 0.25 * gap)
     loss.backward()
     assert (outputs.grad != 0).tolist() == [[True, False], [False, True], [True, False]]
 
@@ -76,14 +86,16 @@ def test_loss_of_a_batch_without_labels_is_zero():
 
 
 def test_predictions_are_clipped_at_the_bound():
-    scale = TargetScale(torch.zeros(2), torch.ones(2), torch.tensor([-torch.inf, 0.0]))
+    scale = TargetScale(
+        torch.zeros(2), torch.ones(2), torch.tensor([-torch.inf, 0.0]), torch.full((2,), 0.5)
+    )
     assert scale.to_units(torch.tensor([[-1.0, -1.0]])).tolist() == [[-1.0, 0.0]]
 
 
 def test_missing_labels_do_not_change_the_training(raw_config, write_config):
     """A target's unlabelled crystals may hold anything; only the mask counts."""
     trainer = make_trainer(raw_config, write_config)
-    batch = trainer.graphs["train"].batch(np.arange(6))
+    batch = trainer.graphs["train"].batch(torch.arange(6))
     missing = batch.targets.isnan()
     assert missing.any()
     outputs = apply(trainer.model, batch, FEATURES)
@@ -97,9 +109,7 @@ def test_overfits_a_handful_of_crystals(raw_config, write_config):
     trainer = make_trainer(raw_config, write_config)
     run(trainer, 80)
     graphs = trainer.graphs["train"]
-    errors = mean_absolute_errors(
-        trainer.predict(trainer.averaged, graphs), torch.from_numpy(graphs.targets)
-    )
+    errors = mean_absolute_errors(trainer.predict(trainer.averaged, graphs), graphs.targets)
     assert (errors < 0.08 * trainer.scale.std).all()
 
 
@@ -158,7 +168,7 @@ def test_exported_network_predicts_in_units(raw_config, write_config):
     trainer = make_trainer(raw_config, write_config)
     run(trainer, 1)
     graphs = trainer.graphs["val"]
-    outputs = apply(trainer.export(), graphs.batch(np.arange(len(graphs))), FEATURES).detach()
+    outputs = apply(trainer.export(), graphs.batch(torch.arange(len(graphs))), FEATURES).detach()
     outputs[:, 1] = outputs[:, 1].clamp_min(0.0)
     torch.testing.assert_close(outputs, trainer.predict(trainer.best, graphs))
 

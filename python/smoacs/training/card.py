@@ -102,7 +102,8 @@ def _deviations(
 def _ranges(train: LabelledCrystals, graphs: PackedGraphs) -> dict[str, Any]:
     """Size, density and closest contacts in training: inside, predictions interpolate."""
     volume = np.abs(np.linalg.det(train.lattice)) / train.n_sites
-    shortest = np.minimum.reduceat(np.linalg.norm(graphs.vectors, axis=1), graphs.edge_ptr[:-1])
+    lengths = graphs.vectors.norm(dim=1).cpu().numpy()
+    shortest = np.minimum.reduceat(lengths, graphs.edge_ptr[:-1].cpu().numpy())
     return {
         "max_sites": int(train.n_sites.max()),
         "volume_per_atom_A3": _quantiles(volume),

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import Annotated, Any, Literal
 
-from pydantic import Field, model_validator
+from pydantic import BeforeValidator, Field, model_validator
 
 from smoacs.predictors.base import GraphSpec
 from smoacs.yaml_files import Section, read_yaml
@@ -27,30 +28,54 @@ class RandomSplit(Section):
         return self
 
 
-class DataConfig(Section):
-    """Where the crystals are.
+class SourceConfig(Section):
+    """Labelled crystals from one place.
 
-    ``structures`` is a JSON-lines file (labels inside), or a folder of CIF/POSCAR files with
-    ``table`` naming a CSV that has a column ``file`` and one column per target. A column or key
-    ``split`` (train, val, test) is used as given unless ``random_split`` is set.
+    ``path`` is a JSON-lines file (labels inside), or a folder of CIF/POSCAR files with ``table``
+    naming a CSV that has a column ``file`` and columns of labels. A target's label is read from the
+    column or key of its own name; ``labels`` names others, of which the first that a crystal has
+    counts (an empty list: none). A column ``split`` (train, val, test) is used as given unless
+    ``random_split`` is set.
     """
 
-    structures: Path
+    path: Path
     table: Path | None = None
-    max_sites: Count | None = None
+    labels: Mapping[str, tuple[str, ...]] = Field(default_factory=dict)
     random_split: RandomSplit | None = None
+
+    def columns(self, name: str) -> tuple[str, ...]:
+        """Where the label ``name`` is looked for, in this order."""
+        return self.labels.get(name, (name,))
+
+
+def _sources(value: Any) -> Any:
+    """The entries of a list of sources, from a list or a single one, each perhaps just a path."""
+    entries = value if isinstance(value, list | tuple) else [value]
+    return [{"path": entry} if isinstance(entry, str | Path) else entry for entry in entries]
+
+
+class DataConfig(Section):
+    """Where the crystals are: one source or several.
+
+    Larger training and validation cells than ``max_sites`` are left out.
+    """
+
+    structures: Annotated[tuple[SourceConfig, ...], BeforeValidator(_sources), Field(min_length=1)]
+    max_sites: Count | None = None
 
 
 class TargetConfig(Section):
     """One quantity to learn; crystals without it are skipped for this quantity only.
 
     ``minimum`` is a physical lower bound, such as 0 for a band gap: predictions below count as the
-    bound, so a label at the bound is only missed from above.
+    bound, so a label at the bound is only missed from above. ``weight`` is the target's share in
+    the loss, in which all labels have unit variance.
     """
 
     name: Annotated[str, Field(pattern=r"^[A-Za-z_][A-Za-z0-9_]*$")]
     unit: str
     minimum: float | None = None
+    weight: Positive = 1.0
 
 
 class GraphConfig(Section):
@@ -94,13 +119,15 @@ class OptimizerConfig(Section):
 class StrainConfig(Section):
     """Isotropically strained copies of training crystals whose bulk modulus (GPa) is labelled.
 
-    Their energy per atom follows from the third-order Birch-Murnaghan equation; other targets are
-    masked. So the model learns that energy rises away from equilibrium.
+    ``energies`` are targets in eV per atom; a copy's are higher by the energy of the third-order
+    Birch-Murnaghan equation. Its other targets are masked. So the model learns that energy rises
+    away from equilibrium.
     """
 
-    energy: str = "formation_energy"
+    energies: Annotated[tuple[str, ...], Field(min_length=1)] = ("formation_energy",)
     bulk_modulus: str = "bulk_modulus"
     max_strain: Annotated[float, Field(gt=0, le=0.15)] = 0.1
+    copies: Count = 1
 
 
 class TrainingConfig(Section):
@@ -127,11 +154,12 @@ class TrainingConfig(Section):
         names = [target.name for target in self.targets]
         if len(set(names)) != len(names):
             raise ValueError(f"targets are named twice: {', '.join(names)}")
-        if self.strained_copies and self.strained_copies.energy not in names:
-            raise ValueError(
-                f"strained_copies.energy is {self.strained_copies.energy!r}, "
-                f"which is not among the targets {', '.join(names)}"
-            )
+        for energy in self.strained_copies.energies if self.strained_copies else ():
+            if energy not in names:
+                raise ValueError(
+                    f"strained_copies.energies holds {energy!r}, "
+                    f"which is not among the targets {', '.join(names)}"
+                )
         if self.graph.rule != "radius" and self.graph.k is None:
             raise ValueError(f"graph.k must be set for the rule {self.graph.rule}")
         return self
@@ -150,10 +178,14 @@ def load_config(path: str | Path) -> TrainingConfig:
 
 
 def _resolved(config: TrainingConfig, folder: Path) -> TrainingConfig:
-    data = config.data.model_copy(
-        update={
-            "structures": (folder / config.data.structures).resolve(),
-            "table": (folder / config.data.table).resolve() if config.data.table else None,
-        }
+    sources = tuple(
+        source.model_copy(
+            update={
+                "path": (folder / source.path).resolve(),
+                "table": (folder / source.table).resolve() if source.table else None,
+            }
+        )
+        for source in config.data.structures
     )
+    data = config.data.model_copy(update={"structures": sources})
     return config.model_copy(update={"data": data, "output": (folder / config.output).resolve()})

@@ -19,7 +19,13 @@ from smoacs.structures_io import (
     read_records,
     read_structures,
 )
-from smoacs.training.config import DataConfig, RandomSplit, StrainConfig, TrainingConfig
+from smoacs.training.config import (
+    DataConfig,
+    RandomSplit,
+    SourceConfig,
+    StrainConfig,
+    TrainingConfig,
+)
 
 SPLITS = ("train", "val", "test")
 EV_PER_CUBIC_ANGSTROM_IN_GPA = 160.21766208
@@ -91,22 +97,24 @@ class LabelledCrystals:
 def load_crystals(config: TrainingConfig) -> LabelledCrystals:
     """Read the crystals that a configuration asks for, with at least one label each.
 
+    A crystal whose reduced formula an earlier source has as well follows it into its split, so
+    that no compound is learned from one source and tested on another.
+
     Raises
     ------
     ValueError
         If the data cannot be read, a target occurs nowhere, or the split is unusable.
     """
     names = [target.name for target in config.targets]
-    modulus = config.strained_copies.bulk_modulus if config.strained_copies else None
-    crystals = _assemble(list(_rows(config.data)), names, modulus, config.data)
-    kept = ~np.isnan(crystals.targets).all(axis=1)
+    parts: list[LabelledCrystals] = []
+    for source in config.data.structures:
+        part = _read(source, config)
+        parts.append(_following(parts, part) if parts else part)
+    crystals = concatenate(parts)
     if config.data.max_sites is not None:
         # The test set stays whole, so that large cells are reported on too.
-        kept &= (crystals.n_sites <= config.data.max_sites) | (crystals.split == "test")
-    crystals = crystals.select(np.flatnonzero(kept))
-    if config.data.random_split is not None:
-        split = random_split(len(crystals), config.data.random_split, config.seed)
-        crystals = replace(crystals, split=split)
+        small = (crystals.n_sites <= config.data.max_sites) | (crystals.split == "test")
+        crystals = crystals.select(np.flatnonzero(small))
     _check(crystals, names, config.data)
     return crystals
 
@@ -124,28 +132,28 @@ def random_split(count: int, shares: RandomSplit, seed: int) -> NDArray[np.str_]
 
 
 def strained_copies(
-    crystals: LabelledCrystals, strain: StrainConfig, energy_column: int, seed: int
+    crystals: LabelledCrystals, strain: StrainConfig, energy_columns: Sequence[int], seed: int
 ) -> LabelledCrystals:
-    """One isotropically strained copy of each training crystal with energy and bulk modulus.
+    """Isotropically strained copies of the training crystals with energies and bulk modulus.
 
-    The linear strain is uniform in ``[-max_strain, max_strain]``; the energy is that of
-    :func:`birch_murnaghan` and all other targets are missing.
+    The linear strain is uniform in ``[-max_strain, max_strain]``. The energies are higher by
+    :func:`birch_murnaghan`; all other targets are missing.
     """
     low, high = MODULUS_RANGE_GPA
+    columns = list(energy_columns)
     usable = (
         (crystals.split == "train")
-        & ~np.isnan(crystals.targets[:, energy_column])
+        & ~np.isnan(crystals.targets[:, columns]).all(axis=1)
         & (crystals.bulk_modulus > low)
         & (crystals.bulk_modulus < high)
     )
-    chosen = crystals.select(np.flatnonzero(usable))
+    chosen = crystals.select(np.tile(np.flatnonzero(usable), strain.copies))
     rng = np.random.default_rng(seed)
     factor = 1.0 + rng.uniform(-strain.max_strain, strain.max_strain, size=len(chosen))
     volume = np.abs(np.linalg.det(chosen.lattice)) / chosen.n_sites
+    rise = birch_murnaghan(factor, volume, chosen.bulk_modulus)
     targets = np.full_like(chosen.targets, np.nan)
-    targets[:, energy_column] = chosen.targets[:, energy_column] + birch_murnaghan(
-        factor, volume, chosen.bulk_modulus
-    )
+    targets[:, columns] = chosen.targets[:, columns] + rise[:, None]
     return replace(
         chosen,
         ids=tuple(f"{name}*{value:.3f}" for name, value in zip(chosen.ids, factor, strict=True)),
@@ -197,15 +205,48 @@ def concatenate(parts: Sequence[LabelledCrystals]) -> LabelledCrystals:
     )
 
 
-def _rows(data: DataConfig) -> Iterator[dict[str, Any]]:
-    if data.table is not None:
-        return _table_rows(data.structures, data.table)
-    if not is_json_lines(data.structures):
+def _read(source: SourceConfig, config: TrainingConfig) -> LabelledCrystals:
+    """The crystals of one source that have a label."""
+    targets = [source.columns(target.name) for target in config.targets]
+    strain = config.strained_copies
+    modulus = source.columns(strain.bulk_modulus) if strain else ()
+    crystals = _assemble(list(_rows(source)), targets, modulus, source)
+    crystals = crystals.select(np.flatnonzero(~np.isnan(crystals.targets).all(axis=1)))
+    if source.random_split is None:
+        return crystals
+    return replace(crystals, split=random_split(len(crystals), source.random_split, config.seed))
+
+
+def _following(earlier: Sequence[LabelledCrystals], crystals: LabelledCrystals) -> LabelledCrystals:
+    """The crystals, in the split of the same compound in earlier sources where there is one.
+
+    Where those are divided, test goes before val and val before train.
+    """
+    known: dict[bytes, str] = {}
+    for split in SPLITS:
+        for part in earlier:
+            for index in np.flatnonzero(part.split == split).tolist():
+                known[_compound(part, index)] = split
+    splits = [known.get(_compound(crystals, i), str(own)) for i, own in enumerate(crystals.split)]
+    return replace(crystals, split=np.array(splits))
+
+
+def _compound(crystals: LabelledCrystals, index: int) -> bytes:
+    """Key that crystals of one reduced formula share."""
+    sites = slice(crystals.ptr[index], crystals.ptr[index + 1])
+    numbers, counts = np.unique(crystals.atomic_numbers[sites], return_counts=True)
+    return np.concatenate([numbers, counts // np.gcd.reduce(counts)]).tobytes()
+
+
+def _rows(source: SourceConfig) -> Iterator[dict[str, Any]]:
+    if source.table is not None:
+        return _table_rows(source.path, source.table)
+    if not is_json_lines(source.path):
         raise ValueError(
-            f"data.structures is {data.structures}; it must be a .jsonl or .jsonl.xz file, or a "
-            "folder together with data.table"
+            f"data.structures holds {source.path}; it must be a .jsonl or .jsonl.xz file, or a "
+            "folder together with its table"
         )
-    return read_records(data.structures)
+    return read_records(source.path)
 
 
 def _table_rows(folder: Path, table: Path) -> Iterator[dict[str, Any]]:
@@ -213,7 +254,7 @@ def _table_rows(folder: Path, table: Path) -> Iterator[dict[str, Any]]:
     import pandas as pd
 
     if not folder.is_dir():
-        raise ValueError(f"data.structures is {folder}, which is not a folder")
+        raise ValueError(f"data.structures holds {folder}, which is not a folder")
     if not table.is_file():
         raise ValueError(f"there is no table {table}")
     frame = pd.read_csv(table, dtype={"file": str, "id": str, "split": str})
@@ -235,10 +276,14 @@ def _table_rows(folder: Path, table: Path) -> Iterator[dict[str, Any]]:
 
 
 def _assemble(
-    rows: list[dict[str, Any]], names: list[str], modulus: str | None, data: DataConfig
+    rows: list[dict[str, Any]],
+    targets: Sequence[Sequence[str]],
+    modulus: Sequence[str],
+    source: SourceConfig,
 ) -> LabelledCrystals:
+    """Crystals of rows; ``targets`` and ``modulus`` are the columns of each label."""
     if not rows:
-        raise ValueError(f"{data.structures} holds no crystal")
+        raise ValueError(f"{source.path} holds no crystal")
     atomic_number = _atomic_numbers()
     counts: list[int] = []
     numbers: list[int] = []
@@ -263,22 +308,25 @@ def _assemble(
         ),
         atomic_numbers=np.array(numbers, dtype=np.int64),
         ptr=np.concatenate([[0], np.cumsum(counts)]),
-        targets=np.array([[_label(row, name) for name in names] for row in rows]),
-        bulk_modulus=np.array([_label(row, modulus) if modulus else np.nan for row in rows]),
+        targets=np.array([[_label(row, columns) for columns in targets] for row in rows]),
+        bulk_modulus=np.array([_label(row, modulus) for row in rows]),
         split=splits,
     )
 
 
-def _label(row: dict[str, Any], name: str) -> float:
-    value = row.get(name)
-    if value is None:
-        return np.nan
-    try:
-        return float(value)
-    except (TypeError, ValueError) as error:
-        raise ValueError(
-            f"crystal {row.get('id')} has {name} = {value!r}, which is not a number"
-        ) from error
+def _label(row: dict[str, Any], columns: Sequence[str]) -> float:
+    """The first of the columns that the row has, NaN without any."""
+    for name in columns:
+        value = row.get(name)
+        if value is None:
+            continue
+        try:
+            return float(value)
+        except (TypeError, ValueError) as error:
+            raise ValueError(
+                f"crystal {row.get('id')} has {name} = {value!r}, which is not a number"
+            ) from error
+    return np.nan
 
 
 def _atomic_numbers() -> dict[str, int]:
@@ -292,7 +340,8 @@ def _check(crystals: LabelledCrystals, names: list[str], data: DataConfig) -> No
         labels = crystals.targets[crystals.split == split]
         for name, missing in zip(names, np.isnan(labels).all(axis=0), strict=True):
             if missing:
+                paths = ", ".join(str(source.path) for source in data.structures)
                 raise ValueError(
-                    f"no {split} crystal of {data.structures} has a label {name}; "
-                    "check the target's name and the split, or set data.random_split"
+                    f"no {split} crystal of {paths} has a label {name}; "
+                    "check the target's name and the split, or set the source's random_split"
                 )

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 
 import numpy as np
 import torch
-from numpy.typing import NDArray
 from torch import Tensor
 
+from smoacs.crystals import ragged_rows
 from smoacs.ops import edge_vectors
 from smoacs.predictors.base import Graph, GraphSpec
 from smoacs.training.data import LabelledCrystals
@@ -44,16 +44,30 @@ class GraphBatch:
 
 @dataclass(frozen=True)
 class PackedGraphs:
-    """Graphs of C crystals; indices inside a crystal count from its own first site or bond."""
+    """Graphs of C crystals; indices inside a crystal count from its own first site or bond.
 
-    atomic_numbers: NDArray[np.int64]
-    vectors: NDArray[np.float32]
-    ends: NDArray[np.int32]
-    line_ends: NDArray[np.int32]
-    site_ptr: NDArray[np.int64]
-    edge_ptr: NDArray[np.int64]
-    line_ptr: NDArray[np.int64]
-    targets: NDArray[np.float32]
+    Attributes
+    ----------
+    atomic_numbers : Tensor (S,), int64
+    vectors : Tensor (E, 3), float32
+        From source to destination, Å.
+    ends : Tensor (2, E), int32
+        Sources and destinations of the bonds.
+    line_ends : Tensor (2, T), int32
+        Bonds of each pair.
+    site_ptr, edge_ptr, line_ptr : Tensor (C + 1,), int64
+    targets : Tensor (C, P), float32
+        NaN where missing.
+    """
+
+    atomic_numbers: Tensor
+    vectors: Tensor
+    ends: Tensor
+    line_ends: Tensor
+    site_ptr: Tensor
+    edge_ptr: Tensor
+    line_ptr: Tensor
+    targets: Tensor
 
     def __len__(self) -> int:
         return len(self.site_ptr) - 1
@@ -68,41 +82,42 @@ class PackedGraphs:
                 range(CRYSTALS_PER_BUILD, len(crystals), CRYSTALS_PER_BUILD),
             )
         ]
-        vectors, ends, edge_counts, line_ends, line_counts = (
-            np.concatenate(arrays) for arrays in zip(*parts, strict=True)
-        )
+        vectors, ends, edge_counts, line_ends, line_counts = zip(*parts, strict=True)
         return cls(
-            atomic_numbers=crystals.atomic_numbers,
-            vectors=vectors,
-            ends=ends,
-            line_ends=line_ends,
-            site_ptr=crystals.ptr,
-            edge_ptr=_offsets(edge_counts),
-            line_ptr=_offsets(line_counts),
-            targets=crystals.targets.astype(np.float32),
+            atomic_numbers=torch.from_numpy(crystals.atomic_numbers),
+            vectors=torch.cat(vectors),
+            ends=torch.cat(ends, dim=1),
+            line_ends=torch.cat(line_ends, dim=1),
+            site_ptr=torch.from_numpy(crystals.ptr),
+            edge_ptr=_offsets(torch.cat(edge_counts)),
+            line_ptr=_offsets(torch.cat(line_counts)),
+            targets=torch.from_numpy(crystals.targets).to(torch.float32),
         )
 
-    def batch(self, indices: NDArray[np.int64]) -> GraphBatch:
-        """The crystals at ``indices`` (n,) as one disjoint graph."""
-        sites, site_ptr = _gather(self.site_ptr, indices)
-        edges, edge_ptr = _gather(self.edge_ptr, indices)
-        lines, line_ptr = _gather(self.line_ptr, indices)
-        ends = self.ends[edges] + np.repeat(site_ptr[:-1], np.diff(edge_ptr))[:, None]
-        line_ends = self.line_ends[lines] + np.repeat(edge_ptr[:-1], np.diff(line_ptr))[:, None]
-        tensor = torch.from_numpy
+    def to(self, device: torch.device) -> PackedGraphs:
+        """The same graphs on a device, where batches are cut without a copy from the host."""
+        return PackedGraphs(*(getattr(self, field.name).to(device) for field in fields(self)))
+
+    def batch(self, indices: Tensor) -> GraphBatch:
+        """The crystals at ``indices`` (n,), int64 on the same device, as one disjoint graph."""
+        sites, site_ptr = ragged_rows(self.site_ptr, indices)
+        edges, edge_ptr = ragged_rows(self.edge_ptr, indices)
+        lines, line_ptr = ragged_rows(self.line_ptr, indices)
+        src, dst = self.ends[:, edges] + _spread(site_ptr[:-1], edge_ptr)
+        line_src, line_dst = self.line_ends[:, lines] + _spread(edge_ptr[:-1], line_ptr)
         return GraphBatch(
-            atomic_numbers=tensor(self.atomic_numbers[sites]),
-            site_ptr=tensor(site_ptr),
-            vectors=tensor(self.vectors[edges]),
-            src=tensor(ends[:, 0].copy()),
-            dst=tensor(ends[:, 1].copy()),
-            line_src=tensor(line_ends[:, 0].copy()),
-            line_dst=tensor(line_ends[:, 1].copy()),
-            targets=tensor(self.targets[indices]),
+            atomic_numbers=self.atomic_numbers[sites],
+            site_ptr=site_ptr,
+            vectors=self.vectors[edges],
+            src=src,
+            dst=dst,
+            line_src=line_src,
+            line_dst=line_dst,
+            targets=self.targets[indices],
         )
 
 
-def _build_part(crystals: LabelledCrystals, spec: GraphSpec) -> tuple[NDArray, ...]:
+def _build_part(crystals: LabelledCrystals, spec: GraphSpec) -> tuple[Tensor, ...]:
     """Vectors, local ends and counts of bonds, local ends and counts of bond pairs."""
     batch = crystals.batch()
     graph = Graph.build(batch, spec)
@@ -110,32 +125,24 @@ def _build_part(crystals: LabelledCrystals, spec: GraphSpec) -> tuple[NDArray, .
     if line is None:
         raise ValueError("ALIGNN needs bond pairs; set line_graph in the GraphSpec")
     vectors = edge_vectors(batch.frac_coords, batch.lattice, neighbors)
-    edge_ptr = neighbors.edge_ptr.numpy()
-    edge_counts = np.diff(edge_ptr)
-    ends = torch.stack([neighbors.src, neighbors.dst], dim=1).numpy()
-    ends = ends - np.repeat(crystals.ptr[:-1], edge_counts)[:, None]
-    line_ends = torch.stack([line.src, line.dst], dim=1).numpy()
-    owner = np.repeat(np.arange(len(crystals)), edge_counts)[line_ends[:, 0]]
-    order = np.argsort(owner, kind="stable")
-    line_ends = (line_ends - edge_ptr[owner][:, None])[order]
+    edge_ptr = neighbors.edge_ptr
+    ends = torch.stack([neighbors.src, neighbors.dst]) - _spread(batch.ptr[:-1], edge_ptr)
+    # Pairs are ordered by their second bond, so those of one crystal are contiguous.
+    line_ptr = torch.searchsorted(line.dst, edge_ptr)
+    line_ends = torch.stack([line.src, line.dst]) - _spread(edge_ptr[:-1], line_ptr)
     return (
-        vectors.to(torch.float32).numpy(),
-        ends.astype(np.int32),
-        edge_counts,
-        line_ends.astype(np.int32),
-        np.bincount(owner, minlength=len(crystals)),
+        vectors.to(torch.float32),
+        ends.to(torch.int32),
+        edge_ptr.diff(),
+        line_ends.to(torch.int32),
+        line_ptr.diff(),
     )
 
 
-def _offsets(counts: NDArray[np.int64]) -> NDArray[np.int64]:
-    return np.concatenate([[0], counts.cumsum()])
+def _offsets(counts: Tensor) -> Tensor:
+    return torch.cat([counts.new_zeros(1), counts.cumsum(0)])
 
 
-def _gather(
-    ptr: NDArray[np.int64], indices: NDArray[np.int64]
-) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
-    """Rows of the chosen groups of a ragged array, and the offsets of the result."""
-    counts = ptr[indices + 1] - ptr[indices]
-    offsets = _offsets(counts)
-    rows = np.arange(offsets[-1]) + np.repeat(ptr[indices] - offsets[:-1], counts)
-    return rows, offsets
+def _spread(values: Tensor, ptr: Tensor) -> Tensor:
+    """The value (C,) of each row's group, for groups that begin at ``ptr`` (C + 1,)."""
+    return torch.repeat_interleave(values, ptr.diff(), output_size=int(ptr[-1]))

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import math
 import os
 import time
 from collections.abc import Callable, Iterator
@@ -13,7 +14,6 @@ from typing import Any
 
 import numpy as np
 import torch
-from numpy.typing import NDArray
 from torch import Tensor
 
 from smoacs.predictors.alignn import ALIGNN, ALIGNNConfig
@@ -23,6 +23,7 @@ from smoacs.training.scaling import TargetScale, mean_absolute_errors
 
 CHECKPOINT = "checkpoint.pt"
 EVALUATION_BATCH = 256
+CPU = torch.device("cpu")
 
 
 @dataclass(frozen=True)
@@ -49,16 +50,23 @@ class Trainer:
         Under ``train`` and ``val``.
     atom_features : Tensor (98, D), float32
         Features of the elements.
+    device : torch.device
+        Where the graphs and the network lie. On a GPU sums are added up in any order, so that runs
+        agree to rounding only.
     """
 
     def __init__(
-        self, config: TrainingConfig, graphs: dict[str, PackedGraphs], atom_features: Tensor
+        self,
+        config: TrainingConfig,
+        graphs: dict[str, PackedGraphs],
+        atom_features: Tensor,
+        device: torch.device = CPU,
     ) -> None:
         self.config = config
-        self.graphs = graphs
-        self.atom_features = atom_features
-        self.scale = TargetScale.of(torch.from_numpy(graphs["train"].targets), config.targets)
-        self.model = new_model(config, atom_features.shape[1])
+        self.graphs = {split: part.to(device) for split, part in graphs.items()}
+        self.atom_features = atom_features.to(device)
+        self.scale = TargetScale.of(graphs["train"].targets, config.targets).to(device)
+        self.model = new_model(config, atom_features.shape[1]).to(device)
         self.averaged = copy.deepcopy(self.model).requires_grad_(False)
         self.best = copy.deepcopy(self.averaged)
         self.best_score = float("inf")
@@ -75,6 +83,11 @@ class Trainer:
             total_steps=config.epochs * self.steps_per_epoch,
             pct_start=config.optimizer.warmup,
         )
+
+    @property
+    def device(self) -> torch.device:
+        """Where training happens."""
+        return self.atom_features.device
 
     @property
     def steps_per_epoch(self) -> int:
@@ -98,10 +111,9 @@ class Trainer:
         started = time.perf_counter()
         loss = self._train_epoch(on_step)
         errors = mean_absolute_errors(
-            self.predict(self.averaged, self.graphs["val"]),
-            torch.from_numpy(self.graphs["val"].targets),
+            self.predict(self.averaged, self.graphs["val"]), self.graphs["val"].targets
         )
-        score = float((errors / self.scale.std).nanmean())
+        score = self.scale.score(errors)
         if score < self.best_score:
             self.best_score, self.best_epoch = score, self.epoch + 1
             self.best.load_state_dict(self.averaged.state_dict())
@@ -130,11 +142,6 @@ class Trainer:
         losses = []
         for batch in self._shuffled_batches():
             loss = self.scale.loss(apply(self.model, batch, self.atom_features), batch.targets)
-            if not torch.isfinite(loss):
-                raise ValueError(
-                    f"the training loss became {loss.item()} in epoch {self.epoch + 1}; "
-                    "lower optimizer.learning_rate or check the labels"
-                )
             self.optimizer.zero_grad()
             loss.backward()
             torch.nn.utils.clip_grad_norm_(
@@ -143,15 +150,21 @@ class Trainer:
             self.optimizer.step()
             self.schedule.step()
             self._average()
+            # Read last, so that a GPU has its work before this waits for it.
             losses.append(loss.item())
+            if not math.isfinite(losses[-1]):
+                raise ValueError(
+                    f"the training loss became {losses[-1]} in epoch {self.epoch + 1}; "
+                    "lower optimizer.learning_rate or check the labels"
+                )
             on_step()
         return float(np.mean(losses))
 
     def _shuffled_batches(self) -> Iterator[GraphBatch]:
         graphs = self.graphs["train"]
         order = np.random.default_rng([self.config.seed, self.epoch]).permutation(len(graphs))
-        for start in range(0, len(order), self.config.batch_size):
-            yield graphs.batch(order[start : start + self.config.batch_size])
+        for indices in torch.from_numpy(order).to(self.device).split(self.config.batch_size):
+            yield graphs.batch(indices)
 
     def _average(self) -> None:
         """Exponential average of the weights, with a short memory over the first steps."""
@@ -163,12 +176,12 @@ class Trainer:
             )
 
     def predict(self, model: ALIGNN, graphs: PackedGraphs) -> Tensor:
-        """Predictions (C, P) in the targets' units."""
+        """Predictions (C, P) in the targets' units for graphs on the trainer's device."""
         model.eval()
         with torch.no_grad():
             outputs = [
-                apply(model, graphs.batch(chunk), self.atom_features)
-                for chunk in _chunks(len(graphs), EVALUATION_BATCH)
+                apply(model, graphs.batch(indices), self.atom_features)
+                for indices in torch.arange(len(graphs), device=self.device).split(EVALUATION_BATCH)
             ]
         return self.scale.to_units(torch.cat(outputs))
 
@@ -178,7 +191,7 @@ class Trainer:
         with torch.no_grad():
             model.fc.weight.mul_(self.scale.std[:, None])
             model.fc.bias.mul_(self.scale.std).add_(self.scale.mean)
-        return model.eval()
+        return model.cpu().eval()
 
     def save(self, folder: Path) -> None:
         """Write the checkpoint, replacing the previous one in one step."""
@@ -208,7 +221,7 @@ class Trainer:
             If the checkpoint belongs to another configuration.
         """
         path = folder / CHECKPOINT
-        state = torch.load(path, weights_only=True)
+        state = torch.load(path, map_location=self.device, weights_only=True)
         wanted = result_config(self.config)
         changed = sorted(key for key in wanted if wanted[key] != state["config"].get(key))
         if changed:
@@ -258,11 +271,7 @@ def apply(model: ALIGNN, batch: GraphBatch, atom_features: Tensor) -> Tensor:
 def result_config(config: TrainingConfig) -> dict[str, Any]:
     """The entries of a configuration that decide the weights, as plain data."""
     return config.model_dump(mode="json", exclude={"output", "data", "licence", "origin"}) | {
-        "max_sites": config.data.max_sites,
-        "random_split": config.data.model_dump(mode="json")["random_split"],
+        "data": config.data.model_dump(
+            mode="json", exclude={"structures": {"__all__": {"path", "table"}}}
+        )
     }
-
-
-def _chunks(count: int, size: int) -> Iterator[NDArray[np.int64]]:
-    for start in range(0, count, size):
-        yield np.arange(start, min(start + size, count))

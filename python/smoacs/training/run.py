@@ -32,7 +32,7 @@ from smoacs.training.data import (
     strained_copies,
 )
 from smoacs.training.graphs import PackedGraphs
-from smoacs.training.loop import CHECKPOINT, EpochReport, Trainer
+from smoacs.training.loop import CHECKPOINT, CPU, EpochReport, Trainer
 from smoacs.training.scaling import mean_absolute_errors
 
 
@@ -52,18 +52,23 @@ class TrainingResult:
     errors: dict[str, dict[str, float]]
 
 
-def train(config_path: str | Path, *, console: Console | None = None) -> TrainingResult:
+def train(
+    config_path: str | Path, *, device: torch.device = CPU, console: Console | None = None
+) -> TrainingResult:
     """Train a model as a YAML file says, or continue where a run of it stopped.
 
     The output folder gets ``config.yaml``, ``history.csv``, ``checkpoint.pt`` after every epoch,
     and in the end the model (``NAME.safetensors`` and its card ``NAME.json``) and
     ``test_predictions.csv``. Stopping at any time loses at most one epoch; starting again gives
-    the same weights as an uninterrupted run on the same machine and number of threads.
+    the same weights as an uninterrupted run on the same CPU and number of threads. A run may
+    continue on another device than it began on.
 
     Parameters
     ----------
     config_path : str or Path
         See :class:`smoacs.training.config.TrainingConfig`.
+    device : torch.device
+        CPU or GPU to train on.
     console : rich Console, optional
         Where progress is shown; default is the standard error stream.
 
@@ -84,16 +89,16 @@ def train(config_path: str | Path, *, console: Console | None = None) -> Trainin
             "train": PackedGraphs.build(learned, spec),
             "val": PackedGraphs.build(parts["val"], spec),
         }
-    trainer = Trainer(config, graphs, cgcnn_table())
+    trainer = Trainer(config, graphs, cgcnn_table(), device)
     config.output.mkdir(parents=True, exist_ok=True)
     if (config.output / CHECKPOINT).exists():
         trainer.restore(config.output)
         console.print(f"continuing {config.output} after epoch {trainer.epoch}")
     (config.output / "config.yaml").write_text(yaml.safe_dump(config.model_dump(mode="json")))
     _run_epochs(trainer, console)
-    held_out = {"val": graphs["val"]}
+    held_out = {"val": trainer.graphs["val"]}
     if len(parts["test"]) > 0:
-        held_out["test"] = PackedGraphs.build(parts["test"], spec)
+        held_out["test"] = PackedGraphs.build(parts["test"], spec).to(device)
         _write_predictions(trainer, parts["test"].ids, held_out["test"])
     errors = {split: _errors(trainer, part) for split, part in held_out.items()}
     card = write_bundle(
@@ -109,8 +114,8 @@ def _copies(config: TrainingConfig, crystals: LabelledCrystals) -> list[Labelled
     if config.strained_copies is None:
         return []
     names = [target.name for target in config.targets]
-    column = names.index(config.strained_copies.energy)
-    return [strained_copies(crystals, config.strained_copies, column, config.seed)]
+    columns = [names.index(energy) for energy in config.strained_copies.energies]
+    return [strained_copies(crystals, config.strained_copies, columns, config.seed)]
 
 
 def _run_epochs(trainer: Trainer, console: Console) -> None:
@@ -136,9 +141,7 @@ def _run_epochs(trainer: Trainer, console: Console) -> None:
 
 def _errors(trainer: Trainer, graphs: PackedGraphs) -> dict[str, float]:
     """Errors of the best weights by target; targets without a label are left out."""
-    errors = mean_absolute_errors(
-        trainer.predict(trainer.best, graphs), torch.from_numpy(graphs.targets)
-    )
+    errors = mean_absolute_errors(trainer.predict(trainer.best, graphs), graphs.targets)
     return {
         target.name: float(error)
         for target, error in zip(trainer.config.targets, errors, strict=True)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 
 import torch
 from torch import Tensor
@@ -13,11 +13,22 @@ from smoacs.training.config import TargetConfig
 
 @dataclass(frozen=True)
 class TargetScale:
-    """Mean, spread and lower bound of each of P targets, all (P,) float32; no bound is -inf."""
+    """How P targets are standardised and weighted in the loss.
+
+    Attributes
+    ----------
+    mean, std : Tensor (P,), float32
+        Mean and spread of the training labels.
+    minimum : Tensor (P,), float32
+        Lower bound; -inf without one.
+    weight : Tensor (P,), float32
+        Shares in the loss, of sum 1.
+    """
 
     mean: Tensor
     std: Tensor
     minimum: Tensor
+    weight: Tensor
 
     @classmethod
     def of(cls, targets: Tensor, configs: Sequence[TargetConfig]) -> TargetScale:
@@ -30,19 +41,25 @@ class TargetScale:
         configs : sequence of TargetConfig, length P
         """
         columns = [column[~column.isnan()].double() for column in targets.T]
+        weight = torch.tensor([config.weight for config in configs])
         std = torch.tensor([float(column.std(correction=0)) for column in columns])
         return cls(
             mean=torch.tensor([float(column.mean()) for column in columns]),
             std=torch.where(std > 1e-6, std, 1.0),
             minimum=torch.tensor([-torch.inf if c.minimum is None else c.minimum for c in configs]),
+            weight=weight / weight.sum(),
         )
+
+    def to(self, device: torch.device) -> TargetScale:
+        """The same on a device."""
+        return TargetScale(*(getattr(self, field.name).to(device) for field in fields(self)))
 
     def to_units(self, outputs: Tensor) -> Tensor:
         """Network outputs (C, P) in the units of the targets, clipped at the lower bounds."""
         return torch.maximum(outputs * self.std + self.mean, self.minimum)
 
     def loss(self, outputs: Tensor, targets: Tensor) -> Tensor:
-        """Mean absolute error on standardised targets, averaged over the targets.
+        """Mean absolute error on standardised targets, weighted over the targets.
 
         Parameters
         ----------
@@ -60,7 +77,11 @@ class TargetScale:
         error = outputs - (wanted - self.mean) / self.std
         # At the lower bound every prediction below is right, since it will be clipped.
         error = torch.where(wanted <= self.minimum, error.clamp_min(0.0), error.abs())
-        return ((error * known).sum(0) / known.sum(0).clamp_min(1)).mean()
+        return self.weight @ ((error * known).sum(0) / known.sum(0).clamp_min(1))
+
+    def score(self, errors: Tensor) -> float:
+        """Weighted mean of the targets' errors (P,) in units of their spread, to compare epochs."""
+        return float(self.weight @ (errors / self.std))
 
 
 def mean_absolute_errors(predictions: Tensor, targets: Tensor) -> Tensor:
