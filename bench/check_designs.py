@@ -42,6 +42,14 @@ def roles_of(structure: Structure) -> tuple[list[str], float]:
     return roles, largest
 
 
+def ionic_radius(element: Element, state: int) -> float:
+    """Shannon's crystal radius in Å, high spin where there is a choice; 1.24 for Sn2+."""
+    if (element.symbol, state) == ("Sn", 2):
+        return 1.24
+    low_spin = element.data.get("Ionic radii ls") or {}
+    return element.ionic_radii.get(state, low_spin.get(str(state), np.nan))
+
+
 def tolerance_factor(structure: Structure, roles: list[str]) -> float:
     """Goldschmidt's factor of the mean radii, Å, of the three roles."""
     anions = [s.specie for s, role in zip(structure, roles, strict=True) if role == "X"]
@@ -49,7 +57,7 @@ def tolerance_factor(structure: Structure, roles: list[str]) -> float:
     for states in (STATES[charge], STATES[-3 - charge]):
         radii: dict[str, list[float]] = {role: [] for role in IDEAL}
         for site, role in zip(structure, roles, strict=True):
-            radii[role].append(site.specie.ionic_radii.get(states[role], np.nan))
+            radii[role].append(ionic_radius(site.specie, states[role]))
         a, b, x = (np.mean(radii[role]) for role in "ABX")
         if np.isfinite(a + b + x):
             return float((a + x) / (2**0.5 * (b + x)))

@@ -16,21 +16,36 @@ from smoacs.chemistry import (
 
 @pytest.mark.parametrize(
     ("symbol", "state", "radius"),
-    [("O", -2, 1.26), ("F", -1, 1.19), ("Cs", 1, 1.81), ("O", -1, None), ("Ni", 2, None)],
+    [
+        ("O", -2, 1.26),
+        ("F", -1, 1.19),
+        ("Cs", 1, 1.81),
+        ("O", -1, None),
+        ("Fe", 2, 0.92),  # high spin
+        ("Ni", 2, 0.83),  # has no high-spin state
+        ("Mn", 4, 0.67),
+        ("Sn", 2, pytest.approx(1.24)),  # not Shannon's
+        ("Sn", 3, None),
+    ],
 )
 def test_ionic_radius(symbol, state, radius):
     assert ionic_radius(atomic_number(symbol), state) == radius
 
 
-def test_radius_table_holds_every_radius_of_pymatgen():
+def test_radius_table_holds_every_radius_of_pymatgen_and_one_more():
     states = list(range(-4, 9))
     table = radius_table(states)
     assert table.shape == (13, 98)
     assert table.dtype == np.float64
     expected = np.full((13, 98), np.nan)
     for z in range(1, 99):
-        for state, radius in Element(chemical_symbols[z]).ionic_radii.items():
+        element = Element(chemical_symbols[z])
+        low_spin = element.data.get("Ionic radii ls") or {}
+        for state, radius in low_spin.items():
+            expected[states.index(int(state)), z - 1] = radius
+        for state, radius in element.ionic_radii.items():
             expected[states.index(state), z - 1] = radius
+    expected[states.index(2), 49] = 1.10 + 0.14
     np.testing.assert_array_equal(table, expected)
 
 
@@ -51,20 +66,20 @@ def test_radii_are_shannon_crystal_radii():
 
 
 def test_perovskite_sizes_of_the_paper():
-    """About 23 A, 32 B and 8 X elements over both patterns (method.md, section 3)."""
+    """The paper's 23 A, 32 B and 8 X elements over both patterns, and Ni2+, Sn2+, Mn4+ on B."""
     table = oxidation_table("smoacs")
     states = [1, 2, 4, -1, -2]
     usable = np.array([table.mask(state) for state in states]) & ~np.isnan(radius_table(states))
-    assert usable.sum(axis=1).tolist() == [8, 16, 19, 4, 4]
+    assert usable.sum(axis=1).tolist() == [8, 18, 20, 4, 4]
     pairs = [(0, 1), (1, 2), (3, 4)]
-    assert [int((usable[i] | usable[j]).sum()) for i, j in pairs] == [23, 32, 8]
+    assert [int((usable[i] | usable[j]).sum()) for i, j in pairs] == [25, 33, 8]
 
 
 @pytest.mark.parametrize(
     ("symbol", "state", "radius"),
     [
         ("Cs", 1, 1.81),  # tabulated
-        ("Sn", 2, 0.83),  # of Sn+4
+        ("Si", 2, 0.54),  # of Si+4
         ("H", 1, 0.25),  # atomic
         ("C", -4, 0.70),  # atomic: the tabulated C+4 has the other sign
         ("Xe", -1, 2.16),  # van der Waals

@@ -1,7 +1,8 @@
 """Ionic radii.
 
-Shannon's crystal radii as pymatgen tabulates them by element and oxidation number
-(``Element.ionic_radii``), mostly for sixfold coordination and high spin. Crystal radii are
+Shannon's crystal radii as pymatgen tabulates them by element and oxidation number, mostly for
+sixfold coordination: ``Element.ionic_radii``, which is high spin and lacks ions that have no high
+spin state (Ni2+, Mn4+, Cr3+), completed from the low-spin list. Crystal radii are
 0.14 Å larger for cations and smaller for anions than Shannon's effective ionic radii, so sums of
 a cation's and an anion's radius, and with them tolerance factors, are the same on both scales.
 """
@@ -16,6 +17,10 @@ from numpy.typing import NDArray
 
 from smoacs.chemistry.elements import symbol, symbols
 
+# Shannon gives none for Sn2+; 1.10 Å is the effective radius in use for halide perovskites, where
+# that of Pb2+ is 1.19 Å.
+_SUPPLEMENT = {(50, 2): 1.10 + 0.14}
+
 
 @cache
 def ionic_radius(z: int, state: int) -> float | None:
@@ -28,7 +33,9 @@ def ionic_radius(z: int, state: int) -> float | None:
     """
     from pymatgen.core.periodic_table import Element
 
-    radius = Element(symbol(z)).ionic_radii.get(state)
+    element = Element(symbol(z))
+    low_spin = element.data.get("Ionic radii ls") or {}
+    radius = element.ionic_radii.get(state, low_spin.get(str(state), _SUPPLEMENT.get((z, state))))
     return None if radius is None else float(radius)
 
 
@@ -64,6 +71,9 @@ def site_radius(z: int, state: int) -> float:
     """
     from pymatgen.core.periodic_table import Element
 
+    radius = ionic_radius(z, state)
+    if radius is not None:
+        return radius
     element = Element(symbol(z))
     ions = [ion for ion in element.ionic_radii if ion * state > 0]
     if ions:
