@@ -32,7 +32,7 @@ def _analytic_by_name(monkeypatch) -> None:
     point = SimpleNamespace(
         name="analytic", dist=None, value="tests", load=lambda: AnalyticPredictor
     )
-    monkeypatch.setattr("smoacs.predictors.registry.entry_points", lambda group: [point])
+    monkeypatch.setattr("smoacs.predictors.plugins.entry_points", lambda group: [point])
 
 
 @pytest.fixture
@@ -356,8 +356,22 @@ def test_errors_of_the_program_keep_their_traceback(out, monkeypatch) -> None:
 def test_predictors_are_listed(capsys) -> None:
     assert main(["predictors"]) == 0
     text = capsys.readouterr().out
-    assert re.search(r"^ ?analytic +.* yes +registered by tests", text, flags=re.M)
-    assert "megnet:MEGNet-MP-2018.6.1-Eform" in text
+    assert "analytic\n  registered by tests\n" in text
+    assert "megnet:MEGNet-MP-2018.6.1-Eform  (" in text
+    bundled = text[text.index("smoacs-alignn-mp  (ready, 608 kB)") :].split("\n\n")[0]
+    for part in ("band_gap (eV), test MAE 0.2", "  data: Mater", "  licence: CC", "  weights: "):
+        assert part in bundled
+    assert "150 official ALIGNN models" in text
+
+
+@pytest.mark.parametrize("word", [None, "alignn", "BULK"])
+def test_lists_of_predictors_fit_a_terminal(word, capsys) -> None:
+    assert main(["predictors", *([word] if word else [])]) == 0
+    text = capsys.readouterr().out
+    assert max(len(line) for line in text.splitlines()) <= 80
+    assert ("alignn:jv_bulk_modulus_kv_alignn" in text) == bool(word)
+    assert main(["predictors", "band_gaap"]) == 2
+    assert "no predictor and no property has 'band_gaap'" in capsys.readouterr().err
 
 
 def test_templates_are_listed(tmp_path, capsys) -> None:

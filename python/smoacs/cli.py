@@ -338,15 +338,15 @@ def _print_table(header: tuple[str, ...], rows: Sequence[tuple[str, ...]]) -> No
 
 
 @app.command()
-def predictors() -> int:
+def predictors(
+    word: Annotated[str | None, Argument(help="Part of a name or of a property's name.")] = None,
+) -> int:
     """List the models that can judge."""
-    from smoacs.predictors.registry import list_predictors
+    from smoacs.cli_listing import listing
+    from smoacs.predictors.catalogue import list_predictors
 
-    rows = [
-        (info.name, ", ".join(info.properties), "yes" if info.ready else "no", info.summary)
-        for info in list_predictors()
-    ]
-    _print_table(("Name", "Properties", "Ready", "What"), rows)
+    for line in listing(list_predictors(), word):
+        typer.echo(line)
     return DONE
 
 

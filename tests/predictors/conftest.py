@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import zlib
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -13,6 +13,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 
+from file_server import FileServer
 from smoacs.crystals import CrystalBatch
 
 
@@ -124,3 +125,23 @@ def rattled_crystals() -> CrystalBatch:
     composition[:, [7, 10, 21, 37, 52]] = torch.softmax(6 * rand(sum(sizes), 5), dim=1)
     ptr = torch.tensor([0, *sizes]).cumsum(0)
     return CrystalBatch(lattices, rand(sum(sizes), 3), composition, ptr)
+
+
+@pytest.fixture
+def file_server(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> Iterator[Callable[[dict[str, bytes]], FileServer]]:
+    """Start a server of files by path; caches are empty and the network allowed."""
+    monkeypatch.delenv("SMOACS_OFFLINE", raising=False)
+    monkeypatch.setenv("no_proxy", "127.0.0.1")
+    monkeypatch.setenv("HOME", str(tmp_path / "home"))
+    monkeypatch.setenv("SMOACS_CACHE", str(tmp_path / "cache"))
+    servers: list[FileServer] = []
+
+    def start(content: dict[str, bytes]) -> FileServer:
+        servers.append(FileServer(content))
+        return servers[-1]
+
+    yield start
+    for server in servers:
+        server.close()

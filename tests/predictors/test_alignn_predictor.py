@@ -135,7 +135,7 @@ def test_a_bias_without_dimension_loads(tmp_path: Path, hash_fill: Fill) -> None
         ("jv_ehull_alignn", "target", ("e_above_hull", "eV/atom")),
         ("jv_bulk_modulus_kv_alignn", "target", ("bulk_modulus", "GPa")),
         ("tc_supercon_knn", "Tc_supercon", ("tc", "K")),
-        ("jv_slme_alignn", "slme", ("slme", "")),
+        ("jv_slme_alignn", "slme", ("slme", "%")),
         ("my_model", "target", ("my_model", "")),
     ],
 )

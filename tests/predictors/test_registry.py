@@ -11,7 +11,7 @@ import pytest
 import torch
 
 import smoacs.predictors
-from smoacs.predictors import registry
+from smoacs.predictors import plugins
 from smoacs.predictors.base import Property
 from smoacs.predictors.weights import bundled
 from smoacs.testing import check_predictor
@@ -42,13 +42,13 @@ def broken() -> Zero:
 def points(monkeypatch: pytest.MonkeyPatch) -> None:
     """Three registered predictors: a good one, a broken one, and no predictor at all."""
     found = [
-        EntryPoint(name, f"{__name__}:{attribute}", registry.GROUP)
+        EntryPoint(name, f"{__name__}:{attribute}", plugins.GROUP)
         for name, attribute in (("zero", "Zero"), ("broken", "broken"), ("wrong", "dict"))
     ]
     factories = {"zero": Zero, "broken": broken, "wrong": dict}
     monkeypatch.setattr(EntryPoint, "load", lambda point: factories[point.name])
     monkeypatch.setattr(
-        registry, "entry_points", lambda group: found if group == registry.GROUP else []
+        plugins, "entry_points", lambda group: found if group == plugins.GROUP else []
     )
 
 
@@ -69,24 +69,30 @@ def test_entry_points() -> None:
 def test_unknown_names(name: str) -> None:
     with pytest.raises(ValueError, match="no predictor") as error:
         smoacs.predictors.load(name)
-    assert "alignn:FOLDER" in str(error.value)
+    assert "alignn:NAME" in str(error.value)
     if name == "zeroo":
         assert "did you mean zero?" in str(error.value)
 
 
-def test_a_misspelt_published_model() -> None:
-    with pytest.raises(FileNotFoundError, match=r"did you mean MEGNet-MP-2018\.6\.1-Eform"):
-        smoacs.predictors.load("megnet:MEGNet-MP-2018.6-Eform")
-
-
 def test_list_says_what_is_ready(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("SMOACS_CACHE", str(tmp_path))
+    monkeypatch.setenv("HOME", str(tmp_path))
     name = "MEGNet-MP-2018.6.1-Eform"
     (tmp_path / "megnet" / name).mkdir(parents=True)
+    (tmp_path / "megnet" / name / "state.pt").write_bytes(bytes(1234))
     infos = {info.name: info for info in smoacs.predictors.list()}
-    assert infos[f"megnet:{name}"].ready
-    assert infos[f"megnet:{name}"].properties == ("formation_energy",)
-    assert not infos["megnet:MEGNet-MP-2019.4.1-BandGap-mfi"].ready
+    found = infos[f"megnet:{name}"]
+    assert found.ready
+    assert found.size == 1234
+    assert found.where == f"in {tmp_path / 'megnet' / name}"
+    assert [(p.name, p.unit) for p in found.properties] == [("formation_energy", "eV/atom")]
+    assert found.errors == {"formation_energy": 0.028}
+    missing = infos["megnet:MEGNet-MP-2019.4.1-BandGap-mfi"]
+    assert (missing.ready, missing.size) == (False, None)
+    assert "huggingface.co" in missing.where
+    official = infos["alignn:mp_gappbe_alignn"]
+    assert not official.ready
+    assert official.where.endswith("https://ndownloader.figshare.com/files/31458814")
 
 
 def test_importing_the_package_is_cheap() -> None:

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import contextlib
 import io
 import json
+import os
 from collections.abc import Callable
 from dataclasses import asdict
 from pathlib import Path
@@ -19,6 +21,7 @@ from smoacs.predictors.alignn_predictor import ALIGNNPredictor
 from smoacs.predictors.base import Graph, GraphSpec, Property
 from smoacs.predictors.weights import (
     PropertyCard,
+    as_state,
     cache_dir,
     fingerprint,
     load_bundle,
@@ -155,19 +158,71 @@ def test_strict_loading_names_what_is_left_over() -> None:
         load_strictly(network, state, "FILE")
 
 
-class _Malice:
+class _Call:
+    """Pickles as the call of a function."""
+
+    def __init__(self, function: Callable, *arguments: object) -> None:
+        self.call = (function, arguments)
+
     def __reduce__(self) -> tuple:
-        return (print, ("this must never run",))
+        return self.call
 
 
+@pytest.mark.parametrize("place", ["beside", "inside"])
+@pytest.mark.parametrize("function", [print, os.system, eval, exec, nn.Linear, getattr])
 def test_pickled_code_is_refused_and_never_run(
-    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+    tmp_path: Path, capfd: pytest.CaptureFixture[str], function: Callable, place: str
 ) -> None:
-    path = tmp_path / "evil.pt"
-    torch.save({"model": _Malice()}, path)
-    with pytest.raises(ValueError, match=r"evil\.pt is damaged or holds pickled objects"):
-        load_torch(path, "evil.pt")
-    assert "never" not in capsys.readouterr().out
+    path, mark = tmp_path / "evil.pt", tmp_path / "mark"
+    arguments: tuple = (f"echo this must never run; touch {mark}",)
+    if function is nn.Linear:
+        arguments = (2, 2)
+    if function is getattr:  # the one name that old checkpoints hold: it must lead nowhere
+        arguments = (_Call(print, "this must never run"), "flush")
+    evil = _Call(function, *arguments)
+    state = {"weight": torch.ones(2)}
+    torch.save({**state, "x": evil} if place == "inside" else {"model": state, "x": evil}, path)
+    with pytest.raises(ValueError, match=r"evil\.pt (is damaged or )?holds"):
+        as_state(load_torch(path, "evil.pt"), "evil.pt")
+    assert "never" not in capfd.readouterr().out
+    assert not mark.exists()
+
+
+def test_schedules_beside_the_weights_are_read_as_nothing(tmp_path: Path) -> None:
+    """Checkpoints of torch before 1.13, which is what the first ALIGNN models are."""
+    network = nn.Linear(2, 2)
+    optimizer = torch.optim.AdamW(network.parameters())
+    network(torch.ones(1, 2)).sum().backward()
+    optimizer.step()
+    schedule = torch.optim.lr_scheduler.OneCycleLR(optimizer, 0.1, 10)
+    content = {
+        "model": network.state_dict(),
+        "optimizer": optimizer.state_dict(),
+        "lr_scheduler": {"anneal_func": schedule.get_last_lr, "scheduler": schedule},
+    }
+    path = tmp_path / "checkpoint_300.pt"
+    torch.save(content, path)
+    found = load_torch(path, path.name)
+    assert fingerprint(found["model"]) == fingerprint(network.state_dict())
+    assert not isinstance(found["lr_scheduler"]["scheduler"], torch.optim.lr_scheduler.LRScheduler)
+
+
+@pytest.mark.parametrize("content", [[1], {}, {"a": 1.0}, {1: torch.ones(1)}, torch.ones(2)])
+def test_files_without_a_state_dict_are_refused(content: object) -> None:
+    with pytest.raises(ValueError, match=r"a\.pt holds no state dict"):
+        as_state(content, "a.pt")
+
+
+def test_damaged_torch_files_never_crash() -> None:
+    buffer = io.BytesIO()
+    torch.save({"weight": torch.ones(10), "bias": torch.zeros(3)}, buffer)
+    generator = torch.Generator().manual_seed(0)
+    for _ in range(300):
+        content = bytearray(buffer.getvalue())
+        for place in torch.randint(len(content), (3,), generator=generator):
+            content[int(place)] = int(torch.randint(256, (), generator=generator))
+        with contextlib.suppress(ValueError):  # or else the damage does not matter
+            as_state(load_torch(bytes(content), "a.pt"), "a.pt")
 
 
 @pytest.mark.parametrize("length", [0, 10, 400])

@@ -10,9 +10,9 @@ _NAMES = {
     "Graph": ("base", "Graph"),
     "GraphSpec": ("base", "GraphSpec"),
     "Predictor": ("base", "Predictor"),
-    "PredictorInfo": ("registry", "PredictorInfo"),
+    "PredictorInfo": ("catalogue", "PredictorInfo"),
     "Property": ("base", "Property"),
-    "list": ("registry", "list_predictors"),
+    "list": ("catalogue", "list_predictors"),
     "load": ("registry", "load"),
     "predict": ("prediction", "predict"),
 }

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import json
-import math
+import os
 import zipfile
+import zlib
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import fields
 from pathlib import Path
@@ -15,10 +16,20 @@ from torch import Tensor
 from smoacs.chemistry.elements import atomic_number
 from smoacs.crystals import N_ELEMENTS
 from smoacs.predictors.alignn import ALIGNN, ALIGNNConfig, CutoffEnvelope
+from smoacs.predictors.alignn_models import (
+    TARGETS,
+    OfficialModel,
+    find_model,
+    named_property,
+    official_models,
+)
 from smoacs.predictors.base import Graph, GraphSpec, Property
+from smoacs.predictors.download import fetch
 from smoacs.predictors.element_features import cgcnn_table
 from smoacs.predictors.network import NetworkPredictor
 from smoacs.predictors.weights import (
+    as_state,
+    cache_dir,
     load_bundle,
     load_strictly,
     load_torch,
@@ -27,32 +38,10 @@ from smoacs.predictors.weights import (
 
 KIND = "alignn"
 
-ORIGIN = "Figshare (one zip per model; the alignn package lists the file numbers)"
+ORIGIN = "Figshare (one zip per model; `smoacs predictors alignn` names them)"
 
 _FIRST_GENERATION = "alignn"
 _SECOND_GENERATION = "alignn_atomwise_pure"
-
-# Quantities of the official models that smoacs has a name for, by target or file name.
-_BAND_GAP = Property("band_gap", "eV", 0.0, math.inf)
-_FORMATION_ENERGY = Property("formation_energy", "eV/atom", -math.inf, math.inf)
-_TC = Property("tc", "K", 0.0, math.inf)
-_KNOWN_TARGETS = {
-    "formation_energy_peratom": _FORMATION_ENERGY,
-    "formation_energy": _FORMATION_ENERGY,
-    "e_form": _FORMATION_ENERGY,
-    "optb88vdw_bandgap": _BAND_GAP,
-    "mbj_bandgap": _BAND_GAP,
-    "gap_pbe": _BAND_GAP,
-    "gappbe": _BAND_GAP,
-    "snumat_band_gap_hse": _BAND_GAP,
-    "band_gap_hse": _BAND_GAP,
-    "ehull": Property("e_above_hull", "eV/atom", 0.0, math.inf),
-    "bulk_modulus_kv": Property("bulk_modulus", "GPa", 0.0, math.inf),
-    "supercon_tc": _TC,
-    "tc_supercon": _TC,
-    "alex_supercon_tc": _TC,
-    "alex_tc": _TC,
-}
 
 
 class ALIGNNPredictor(NetworkPredictor):
@@ -127,17 +116,18 @@ class ALIGNNPredictor(NetworkPredictor):
         Parameters
         ----------
         name : str
-            Folder or zip file with ``config.json`` and ``best_model.pt`` or ``checkpoint_*.pt``,
-            or a name that is looked for in the cache.
+            Folder or zip file with ``config.json`` and ``best_model.pt`` or ``checkpoint_*.pt``;
+            or a published name, see :func:`smoacs.predictors.alignn_models.official_models`, whose
+            files are taken from the cache of smoacs or of the alignn package, else downloaded.
 
         Raises
         ------
         FileNotFoundError
-            If there is no such file.
+            If there is no such file, and none can be downloaded.
         ValueError
             If a file is damaged, or the model is no network from crystals to single numbers.
         """
-        path = locate(KIND, name, ORIGIN)
+        official, path = _locate(name)
         files = dict(_files(path))
         config = _read_json(files, path)
         model = config.get("model")
@@ -146,15 +136,56 @@ class ALIGNNPredictor(NetworkPredictor):
         network_config = _official_config(model, path)
         network = ALIGNN(network_config)
         load_strictly(network, _read_state(files, path), str(path))
-        target = _target(str(config.get("target", "")), path.stem)
+        target = _target(str(config.get("target", "")), official, path)
         return cls(
-            f"{KIND}:{path.stem}",
+            f"{KIND}:{official.name if official else path.stem}",
             network,
             properties=[target],
             graph=_official_graph(config, network_config, path),
             elements=frozenset(range(1, N_ELEMENTS + 1)),
-            minima={"band_gap": 0.0} if target is _BAND_GAP else {},
+            minima={"band_gap": 0.0} if target.name == "band_gap" else {},
         )
+
+
+def _locate(name: str) -> tuple[OfficialModel | None, Path]:
+    """Files of a model: a path as given, else of an official model, downloaded if necessary."""
+    if Path(name).expanduser().exists():
+        return None, Path(name).expanduser()
+    official = find_model(name)
+    if official is None:
+        return None, locate(KIND, name, ORIGIN, [*official_models()])
+    if not official.usable:
+        what = f"of kind {official.kind!r}" if official.kind != "property" else "of spectra"
+        raise ValueError(
+            f"{KIND}:{name} is a model {what} with {official.outputs} outputs; smoacs loads models "
+            "that give one number per crystal"
+        )
+    here = next((place for place in places(official) if place.exists()), None)
+    return official, here or fetch(official.archive, cache_dir() / KIND)
+
+
+def places(model: OfficialModel) -> list[Path]:
+    """Where the files of a published model may be: smoacs's cache and the alignn package's own."""
+    folder = cache_dir() / KIND
+    shared = Path(os.environ.get("ATOMGPTLAB_CACHE") or Path.home() / ".cache" / "atomgptlab")
+    return [
+        folder / model.name,
+        folder / model.archive.path,
+        Path.home() / ".alignn2_models" / model.name,
+        shared / "alignn_models" / model.archive.path,
+    ]
+
+
+def _target(target: str, official: OfficialModel | None, path: Path) -> Property:
+    """What the model gives; a file that says otherwise than the registry is not that model."""
+    if official is None:
+        return named_property(target, path.stem)
+    if target.lower() in TARGETS and TARGETS[target.lower()].name != official.gives.name:
+        raise ValueError(
+            f"{path} predicts {target!r}, so it is not {official.name}, which predicts "
+            f"{official.target!r}; delete it, and the right one is downloaded"
+        )
+    return official.gives
 
 
 def _config_of(arguments: dict[str, Any], label: str) -> ALIGNNConfig:
@@ -180,7 +211,7 @@ def _files(path: Path) -> Iterator[tuple[str, bytes]]:
             for name in archive.namelist():
                 if any(part in name for part in wanted):
                     yield name, archive.read(name)
-    except zipfile.BadZipFile as error:
+    except (zipfile.BadZipFile, zlib.error, EOFError) as error:
         raise ValueError(f"{path} is neither a folder nor a complete zip file") from error
 
 
@@ -211,13 +242,12 @@ def _read_state(files: Mapping[str, bytes], path: Path) -> dict[str, Tensor]:
     content = load_torch(files[names[-1]], f"{names[-1]} in {path}")
     if isinstance(content, dict) and isinstance(content.get("model"), dict):
         content = content["model"]
-    if not isinstance(content, dict):
-        raise ValueError(f"{names[-1]} in {path} holds no state dict")
-    # A table for force fields on atomic numbers, which plays no part in properties.
-    state = {key: value for key, value in content.items() if key != "_species_table"}
+    # A table for force fields on atomic numbers plays no part in properties.
+    state = dict(as_state(content, f"{names[-1]} in {path}"))
+    state.pop("_species_table", None)
     # With a logarithmic link the original sets the last bias to a number without dimension.
-    if isinstance(bias := state.get("fc.bias"), Tensor):
-        state["fc.bias"] = bias.reshape(-1)
+    if "fc.bias" in state:
+        state["fc.bias"] = state["fc.bias"].reshape(-1)
     return state
 
 
@@ -288,17 +318,3 @@ def _official_graph(config: dict[str, Any], network: ALIGNNConfig, path: Path) -
         three_body_cutoff=three_body if three_body < cutoff else None,
         self_pairs=True,
     )
-
-
-def _target(target: str, stem: str) -> Property:
-    """Property a model gives: known by its target or file name, else called by its target."""
-    for text in (target, stem):
-        key = text.lower().replace(" ", "_")
-        for affix in ("jv_", "mp_"):
-            key = key.removeprefix(affix)
-        for affix in ("_alignn", "_radius", "_knn"):
-            key = key.removesuffix(affix)
-        if key in _KNOWN_TARGETS:
-            return _KNOWN_TARGETS[key]
-    name = stem if target in ("", "target") else target
-    return Property(name, "", -math.inf, math.inf)

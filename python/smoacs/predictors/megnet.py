@@ -9,7 +9,7 @@ from __future__ import annotations
 import json
 import math
 import re
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from itertools import pairwise
 from pathlib import Path
@@ -21,6 +21,7 @@ from torch import Tensor, nn
 from smoacs.crystals import N_ELEMENTS
 from smoacs.ops import NeighborList
 from smoacs.predictors.base import Graph, GraphSpec, Property
+from smoacs.predictors.download import RemoteFile, fetch
 from smoacs.predictors.layers import (
     Linear,
     crystal_index,
@@ -31,7 +32,16 @@ from smoacs.predictors.layers import (
     sum_at,
 )
 from smoacs.predictors.network import NetworkPredictor
-from smoacs.predictors.weights import fingerprint, load_strictly, load_torch, locate
+from smoacs.predictors.weights import (
+    as_state,
+    cache_dir,
+    fingerprint,
+    load_strictly,
+    load_torch,
+    locate,
+)
+
+KIND = "megnet"
 
 FIDELITIES = ("PBE", "GLLB-SC", "HSE", "SCAN")
 """Levels of theory of the band-gap model, in the order of its state embedding."""
@@ -39,8 +49,10 @@ FIDELITIES = ("PBE", "GLLB-SC", "HSE", "SCAN")
 ELEMENTS = tuple(z for z in range(1, 95) if not 84 <= z <= 88)
 """Atomic numbers of the rows of the node embedding: H to Pu without Po, At, Rn, Fr and Ra."""
 
+HUGGING_FACE = "https://huggingface.co/materialyze"
+GITHUB = "https://github.com/materialsvirtuallab/matgl/raw/v2.0.4/pretrained_models"
 ORIGIN = (
-    "https://huggingface.co/materialyze or the folder pretrained_models of "
+    f"{HUGGING_FACE} or the folder pretrained_models of "
     "https://github.com/materialsvirtuallab/matgl (BSD-3; state.pt and model.json)"
 )
 
@@ -50,12 +62,46 @@ _NORMALISER = re.compile(r"Mean\s*[=:]\s*(\S+?),\s*Std\s*[=:]\s*(\S+)")
 
 @dataclass(frozen=True)
 class PublishedModel:
-    """A model of MatGL that smoacs knows by the fingerprint of its tensors."""
+    """A model of MatGL that smoacs knows by the fingerprint of its tensors.
+
+    Attributes
+    ----------
+    name : str
+    fingerprint : str
+        See :func:`smoacs.predictors.weights.fingerprint`.
+    target : Property
+    mae : float
+        Mean absolute error on the test split that its authors (energy) or we (gap) measured.
+    data : str
+        What it was trained on.
+    set2set_iterations : int
+        Rounds of attention that the weights were trained with.
+    hashes : dict
+        SHA-256 of its files by name.
+    """
 
     name: str
     fingerprint: str
     target: Property
+    mae: float
+    data: str
     set2set_iterations: int
+    hashes: Mapping[str, str]
+
+    @property
+    def files(self) -> tuple[RemoteFile, ...]:
+        """Its files; weights that MatGL has put in their place since have other hashes."""
+        return tuple(
+            RemoteFile(
+                f"{self.name}/{file}",
+                (
+                    f"{HUGGING_FACE}/{self.name}/resolve/main/{file}",
+                    f"{GITHUB}/{self.name}/{file}",
+                ),
+                sha256,
+            )
+            for file, sha256 in self.hashes.items()
+        )
 
 
 PUBLISHED = (
@@ -63,7 +109,13 @@ PUBLISHED = (
         "MEGNet-MP-2018.6.1-Eform",
         "c38c2d4ca803ec8e85340a8425916612845e141c8bde0ad024d6992cbb30f65a",
         Property("formation_energy", "eV/atom", -4.5, 1.3),
+        mae=0.028,
+        data="Materials Project 2018.6.1",
         set2set_iterations=2,
+        hashes={
+            "state.pt": "35381368b17a2783f9ee09af5556cf1d84b74bf786b82d3fadd4acb38c51d040",
+            "model.json": "d858219134667d55e3c183435475ba248231a67311573373ed7298191f05d0a4",
+        },
     ),
     # Its model.json says three iterations. With three the error is five times as large, and
     # insulators come out as metals: the weights were trained with two.
@@ -71,7 +123,13 @@ PUBLISHED = (
         "MEGNet-MP-2019.4.1-BandGap-mfi",
         "f0a4f4c09af3c88c03e85a9e95082f0901ed0c70a8b5817cf23564e4d771728f",
         Property("band_gap", "eV", 0.0, 17.8),
+        mae=0.10,
+        data="Materials Project 2019.4.1 and experiments, four fidelities",
         set2set_iterations=2,
+        hashes={
+            "state.pt": "2927ab9646ec3e099a3e42b1358a3c477db7356e2413bfa540fe0106cde628f9",
+            "model.json": "9f8f4b8709e97c6ce25353f6b6c322ce3b5e031c71115cf6b94d5cd794f39bc2",
+        },
     ),
 )
 
@@ -412,7 +470,8 @@ class MEGNetPredictor(NetworkPredictor):
         Parameters
         ----------
         name : str
-            The folder, or a published model's name, which is looked for in the cache.
+            The folder, or a published model's name, whose files are taken from the cache, else
+            downloaded.
         fidelity : {"PBE", "GLLB-SC", "HSE", "SCAN"}
             Level of theory of the band gap; ignored by models without fidelities.
         target : Property, optional
@@ -426,17 +485,16 @@ class MEGNetPredictor(NetworkPredictor):
             If a file is damaged or describes a network of another kind, or the fidelity is
             unknown, or the target of an unpublished model is not given.
         """
-        folder = locate("megnet", name, ORIGIN, [model.name for model in PUBLISHED])
+        folder = _locate(name)
         for file in ("state.pt", "model.json"):
             if not (folder / file).is_file():
                 raise FileNotFoundError(
                     f"no file {folder / file}: a MEGNet folder holds state.pt and model.json, "
                     f"from {ORIGIN}"
                 )
-        state = load_torch(folder / "state.pt", str(folder / "state.pt"))
-        if not isinstance(state, dict):
-            raise ValueError(f"{folder / 'state.pt'} holds no state dict")
-        state = {key.removeprefix("model."): value for key, value in state.items()}
+        label = str(folder / "state.pt")
+        content = as_state(load_torch(folder / "state.pt", label), label)
+        state = {key.removeprefix("model."): value for key, value in content.items()}
         mark = fingerprint(state)
         published = next((model for model in PUBLISHED if model.fingerprint == mark), None)
         target = target or (published.target if published else None)
@@ -457,6 +515,16 @@ class MEGNetPredictor(NetworkPredictor):
         label = label if fidelity == "PBE" else f"{label}@{fidelity}"
         number = FIDELITIES.index(fidelity)
         return cls(label, network, target, cutoff, number)
+
+
+def _locate(name: str) -> Path:
+    """Folder of a model: a path as given, else of a published model, downloaded if necessary."""
+    published = {model.name: model for model in PUBLISHED}
+    if Path(name).expanduser().exists() or name not in published:
+        return locate(KIND, name, ORIGIN, [*published])
+    for file in published[name].files:
+        fetch(file, cache_dir() / KIND)
+    return cache_dir() / KIND / name
 
 
 def _mean_at(values: Tensor, index: Tensor, size: int) -> Tensor:

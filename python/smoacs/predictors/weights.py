@@ -19,6 +19,7 @@ from typing import Annotated, Any
 import torch
 from pydantic import BaseModel, ConfigDict, Field, FiniteFloat, ValidationError
 from torch import Tensor, nn
+from torch.serialization import get_unsafe_globals_in_checkpoint, safe_globals
 
 from smoacs.predictors.base import GraphSpec
 
@@ -147,16 +148,63 @@ def load_torch(source: Path | bytes, label: str) -> Any:
     ValueError
         If the file is damaged, or holds pickled code, which is never run.
     """
-    file: Any = BytesIO(source) if isinstance(source, bytes) else source
+    content = source if isinstance(source, bytes) else source.read_bytes()
     try:
-        return torch.load(file, map_location="cpu", weights_only=True)
+        with safe_globals(_stand_ins(content)):
+            return torch.load(BytesIO(content), map_location="cpu", weights_only=True)
     except pickle.UnpicklingError as error:
         raise ValueError(
             f"{label} is damaged or holds pickled objects other than tensors and plain data; "
             "smoacs runs no code from weight files, so save its state dict alone"
         ) from error
-    except (RuntimeError, EOFError, ValueError, KeyError) as error:
+    except Exception as error:  # damage shows in many ways
         raise ValueError(f"{label} is no complete torch file: {first_line(error)}") from error
+
+
+class _Leftover:
+    """Empty stand-in for an object that a checkpoint holds beside its weights."""
+
+    def __init__(self, *_: object) -> None:
+        pass
+
+    def __setstate__(self, state: object) -> None:
+        pass
+
+
+def _empty_dict(*_: object) -> dict[Any, Any]:
+    """Stand-in for the defaultdict of an optimiser's state."""
+    return {}
+
+
+# What torch before 1.13 wrote along with the state of a learning-rate schedule: the schedule
+# itself, its optimiser and, as getattr(schedule, name), one of its methods.
+_LEFTOVERS = ("torch.optim.", "builtins.getattr")
+
+
+def _stand_ins(content: bytes) -> list[Any]:
+    """Harmless objects for names in a torch file, which themselves are never looked up."""
+    try:
+        names = get_unsafe_globals_in_checkpoint(BytesIO(content))
+    except Exception:  # a damaged file, of which torch.load says more
+        return []
+    leftovers = [(_Leftover, name) for name in names if name.startswith(_LEFTOVERS)]
+    return [dict, (_empty_dict, "collections.defaultdict"), *leftovers]
+
+
+def as_state(content: Any, label: str) -> dict[str, Tensor]:
+    """Check that the content of a file is a state dict: names and tensors, nothing else.
+
+    Raises
+    ------
+    ValueError
+        If it is not.
+    """
+    if not isinstance(content, dict) or not content:
+        raise ValueError(f"{label} holds no state dict")
+    for key, value in content.items():
+        if not isinstance(key, str) or not isinstance(value, Tensor):
+            raise ValueError(f"{label} holds no state dict: {key!r} is no tensor")
+    return content
 
 
 def load_strictly(network: nn.Module, state: Mapping[str, Tensor], label: str) -> None:
