@@ -129,7 +129,7 @@ def _describe_download(
     licence: str,
 ) -> PredictorInfo:
     """Describe a model that is in one of several places or else gets downloaded."""
-    here = next((place for place in places if place.exists()), None)
+    here = next((place for place in places if _size(place)), None)
     return PredictorInfo(
         name,
         where=f"in {here}" if here else f"downloaded on first use from {url}",
