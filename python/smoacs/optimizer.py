@@ -9,6 +9,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from smoacs.adam import Adam
 from smoacs.crystals import CrystalBatch
 from smoacs.diversity import compositions, distinct_logits
 from smoacs.objectives import Design, Objective
@@ -214,7 +215,7 @@ class Optimizer:
         """Candidates whose best discrete crystal meets all objectives, (C,) bool."""
         return self.best_satisfied == len(self.objectives)
 
-    def _new_adam(self) -> torch.optim.Adam:
+    def _new_adam(self) -> Adam:
         self.variables = Variables(
             **{name: value.detach().clone() for name, value in self.variables.items()}
         )
@@ -222,7 +223,7 @@ class Optimizer:
         for group, names in _GROUPS.items():
             params = [getattr(self.variables, name).requires_grad_() for name in names]
             groups.append({"params": params, "lr": getattr(self.preset.learning_rates, group)})
-        return torch.optim.Adam(groups)
+        return Adam(groups)
 
     def step(self) -> StepReport:
         """Evaluate the active candidates once and move their variables."""
