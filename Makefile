@@ -1,7 +1,8 @@
-# make demo | test | lint | native | sanitize      (Debian: python3 with venv and headers, g++, make)
+# make demo | test | lint | bench | bench-check | native | sanitize      (Debian: python3 with venv and headers, g++, make)
 PYTHON ?= python3
 VENV ?= .venv
 CUDA ?= AUTO
+BENCH_SECONDS ?= 0.5
 
 BIN := $(VENV)/bin
 PIP := $(BIN)/python -m pip
@@ -11,7 +12,7 @@ NATIVE_SOURCES := $(shell find csrc tests/native -name '*.cpp' -o -name '*.h' -o
 	-o -name '*.cuh')
 CMAKE_FLAGS := -G Ninja -DSMOACS_WERROR=ON -DCMAKE_MAKE_PROGRAM=$(abspath $(BIN))/ninja
 
-.PHONY: demo test lint native sanitize clean
+.PHONY: demo test lint bench bench-check native sanitize clean
 
 demo: $(VENV)/.demo
 	$(BIN)/smoacs design perovskite --band-gap 2.5 --seed 0 --out runs/demo --force
@@ -24,6 +25,15 @@ lint: $(VENV)/.test $(VENV)/.lint
 	$(BIN)/ruff format --check
 	$(BIN)/mypy
 	$(BIN)/clang-format --dry-run -Werror $(NATIVE_SOURCES)
+
+# Measure everything beside the peers, on an idle machine; writes the record and docs/benchmarks.md.
+bench: $(VENV)/.bench
+	$(BIN)/python -P -m pytest bench --record=bench/results/speed --benchmark-columns=min,rounds
+	$(BIN)/python bench/report.py
+
+# Fail if a part has lost more than 20 % to the reference that was timed beside it.
+bench-check: $(VENV)/.test
+	$(BIN)/python -P -m pytest bench -m guard --check --seconds=$(BENCH_SECONDS)
 
 # Development build: the compiled module beside its Python sources (PYTHONPATH=python).
 native: $(VENV)/.native
@@ -57,6 +67,10 @@ $(VENV)/.demo: $(VENV)/.venv constraints.txt $(SOURCES)
 $(VENV)/.test: $(VENV)/.venv constraints.txt $(SOURCES)
 	$(PIP) install --quiet --constraint constraints.txt \
 		--config-settings cmake.define.SMOACS_WERROR=ON '.[test]'
+	touch $@
+
+$(VENV)/.bench: $(VENV)/.venv constraints.txt $(SOURCES)
+	$(PIP) install --quiet --constraint constraints.txt '.[bench]'
 	touch $@
 
 $(VENV)/.lint: $(VENV)/.venv constraints.txt pyproject.toml

@@ -1,0 +1,101 @@
+#!/usr/bin/env bash
+# Build, test, measure and sanitize smoacs on a machine with a GPU, in one call of under ten minutes:
+#
+#     bash bench/gpu.sh [SECONDS]        # run in the checkout; 560 seconds unless told otherwise
+#
+# It needs nvcc, Python with torch, and cmake, ninja, pybind11, scikit-build-core and pytest. Other
+# packages come from .whl/*.whl if there is such a folder: nothing is downloaded. Everything goes to
+# $OUT (default: build/gpu), at most eight files: a log of each stage, the record of the benchmarks,
+# and summary.txt. Every stage has a time limit, and none depends on the success of another but the
+# build. SMOACS_MARK chooses the cases; "not cuda" tries the script on a machine without a GPU.
+set -uo pipefail
+cd "$(dirname "$0")/.." || exit
+
+deadline=$((SECONDS + ${1:-560}))
+out=$(mkdir -p "${OUT:-build/gpu}" && cd "${OUT:-build/gpu}" && pwd)
+site=$(mktemp -d)
+python=${PYTHON:-python3}
+mark=${SMOACS_MARK:-cuda}
+summary=$out/summary.txt
+failed=0
+rm -f "$summary" "$out"/{build,tests,bench,memcheck,racecheck}.log
+
+export PYTHONPATH=$site PYTHONUNBUFFERED=1 PYTHONDONTWRITEBYTECODE=1
+SMOACS_REVISION=${SMOACS_REVISION:-$(git describe --always --dirty=+ 2>/dev/null || echo unknown)}
+export SMOACS_REVISION
+
+say() { echo "$*" | tee -a "$summary"; }
+
+# stage NAME LIMIT COMMAND...: run with a time limit, into NAME.log. Interrupted first, so that
+# pytest still writes what it has; killed ten seconds later.
+stage() {
+  local name=$1 limit=$2 start=$SECONDS status
+  shift 2
+  local left=$((deadline - SECONDS - 15))
+  ((limit = limit < left ? limit : left))
+  if ((limit < 10)); then
+    say "$name: left out, no time remains"
+    failed=1
+    return 1
+  fi
+  timeout --signal=INT --kill-after=10 "$limit" "$@" >>"$out/${name%%-*}.log" 2>&1
+  status=$?
+  case $status in
+    0) say "$name: passed in $((SECONDS - start)) s" ;;
+    124 | 137) say "$name: stopped at its limit of $limit s" ;;
+    *) say "$name: FAILED ($status) in $((SECONDS - start)) s; the end of its log:" ;;
+  esac
+  if ((status)); then
+    failed=1
+    tail -n 15 "$out/${name%%-*}.log" | cut -c 1-200 | tee -a "$summary"
+  fi
+  return "$status"
+}
+
+# shellcheck disable=SC2329  # called through bash -c
+describe() {
+  nvidia-smi --query-gpu=name,driver_version,memory.total --format=csv,noheader
+  nvcc --version | tail -n 1
+  "$python" - "$mark" <<'PYTHON'
+import platform, sys, torch
+print("Python", platform.python_version(), "torch", torch.__version__)
+sys.exit(sys.argv[1] == "cuda" and not torch.cuda.is_available() and "torch finds no GPU")
+PYTHON
+}
+
+# shellcheck disable=SC2329
+install() {
+  local pip=("$python" -m pip install --no-index --no-deps --no-compile --no-cache-dir --upgrade --target "$site")
+  if compgen -G '.whl/*.whl' >/dev/null; then "${pip[@]}" -q .whl/*.whl || return; fi
+  "${pip[@]}" --no-build-isolation . && (cd / && "$python" -m smoacs doctor)
+}
+export -f describe install
+export python site mark
+pytest=("$python" -P -m pytest -p no:cacheprovider -q -m "$mark")
+
+if ! stage build-machine 60 bash -c describe || ! stage build-package 240 bash -c install; then
+  say "nothing else can run"
+  exit 1
+fi
+stage tests 150 "${pytest[@]}" --continue-on-collection-errors tests
+
+# The suites that matter most come first; each is a process of its own, since a kernel that faults
+# takes its process's GPU context with it. All add to one record.
+for suite in alignn_graph masked_softmax neighbors alignn_step main_job resample; do
+  stage "bench-$suite" 120 "${pytest[@]}" "bench/test_$suite.py" --seconds=0.3 \
+    --benchmark-columns=min,median,rounds --record="$out"
+done
+
+# Own allocations for every tensor, so that reading beyond one is noticed; torch's kernels left out.
+export PYTORCH_NO_CUDA_MEMORY_CACHING=1
+for tool in memcheck racecheck; do
+  if ! command -v compute-sanitizer >/dev/null; then
+    say "$tool: left out, there is no compute-sanitizer"
+    continue
+  fi
+  stage "$tool" 90 compute-sanitizer --tool "$tool" --kernel-name kns=smoacs --error-exitcode 3 \
+    "${pytest[@]}" -k "ragged or large_cell" tests
+done
+
+say "all of it took $SECONDS s; results are in $out"
+exit "$failed"

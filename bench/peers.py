@@ -1,0 +1,267 @@
+"""The same work done by other packages; each is left out, with the reason, where it cannot run.
+
+A peer is prepared with what its own users would keep between calls (its objects, Cartesian
+coordinates, memory it lets them reuse), and is then a function of no arguments.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from race import Function, Place
+from record import Goal
+from workloads import Cells, Softmax
+
+
+class UnfitError(Exception):
+    """A peer cannot do this work; the message says why."""
+
+
+@dataclass(frozen=True)
+class Peer:
+    """Another package's way to do the work.
+
+    Attributes
+    ----------
+    run : callable
+        Does the work once.
+    size : callable
+        How much a result of ``run`` holds (pairs, edges), to compare with ours.
+    """
+
+    run: Function
+    size: Callable[[Any], int] = len
+
+
+@dataclass(frozen=True)
+class Peers:
+    """Peers that are there, and why the others are not."""
+
+    present: dict[str, Peer] = field(default_factory=dict)
+    missing: dict[str, str] = field(default_factory=dict)
+
+    @property
+    def functions(self) -> dict[str, Function]:
+        """What to time."""
+        return {name: peer.run for name, peer in self.present.items()}
+
+
+Prepare = Callable[[Cells, Place], Peer]
+
+
+def prepare(
+    makers: Mapping[str, Prepare], cells: Cells, place: Place, only: str | None = None
+) -> Peers:
+    """Prepare all peers that can run, or a single one."""
+    peers = Peers()
+    for name, make in makers.items():
+        if only not in (None, name):
+            continue
+        try:
+            peers.present[name] = make(cells, place)
+        except ImportError as error:
+            peers.missing[name] = f"not installed ({error})"
+        except UnfitError as error:
+            peers.missing[name] = str(error)
+    return peers
+
+
+def _only_on_cpu(place: Place) -> None:
+    if place.device != "cpu":
+        raise UnfitError("runs on the CPU only")
+
+
+# --- Complete directed neighbour lists ---------------------------------------------------------
+
+
+def _matscipy(cells: Cells, place: Place) -> Peer:
+    from matscipy.neighbours import neighbour_list
+
+    _only_on_cpu(place)
+    periodic = np.ones(3, bool)
+    crystals = [(x.numpy(), lattice.numpy()) for x, lattice in cells.crystals()]
+
+    def run() -> list[Sequence[np.ndarray]]:
+        return [
+            neighbour_list("ijSd", pbc=periodic, cell=lattice, positions=x, cutoff=cells.cutoff)
+            for x, lattice in crystals
+        ]
+
+    return Peer(run, _total_of_first)
+
+
+def _pymatgen(cells: Cells, place: Place) -> Peer:
+    from pymatgen.optimization.neighbors import find_points_in_spheres
+
+    _only_on_cpu(place)
+    periodic = np.ones(3, dtype=np.int64)
+    crystals = [(x.numpy().copy(), lattice.numpy().copy()) for x, lattice in cells.crystals()]
+
+    def run() -> list[Sequence[np.ndarray]]:
+        return [find_points_in_spheres(x, x, cells.cutoff, periodic, cell) for x, cell in crystals]
+
+    # Each atom finds itself too; to take it out would only cost time.
+    return Peer(run, lambda found: _total_of_first(found) - cells.n_sites)
+
+
+def _vesin(cells: Cells, place: Place) -> Peer:
+    from vesin import NeighborList
+
+    search = NeighborList(cutoff=cells.cutoff, full_list=True, n_threads=place.threads)
+    crystals: Sequence[Any] = list(cells.crystals())
+    if place.device == "cpu":
+        crystals = [(x.numpy(), lattice.numpy()) for x, lattice in crystals]
+    # Views of the search's own memory last until its next call: enough for one crystal only.
+    copy = len(crystals) > 1
+
+    def run() -> list[Sequence[Tensor]]:
+        return [search.compute(x, cell, True, "PSd", copy=copy) for x, cell in crystals]
+
+    return Peer(run, _total_of_first)
+
+
+def _nvalchemi(method: str, largest: int) -> Prepare:
+    """One algorithm of nvalchemi-toolkit-ops, for crystals up to a number of atoms.
+
+    Its cheapest form: a matrix of neighbours without distances, as wide as it must be.
+    """
+
+    def make(cells: Cells, place: Place) -> Peer:
+        import warp
+        from nvalchemiops.torch.neighbors import neighbor_list
+
+        if cells.n_sites // len(cells) > largest:
+            raise UnfitError(f"takes too long for crystals of more than {largest:,} atoms")
+        warp.config.log_level = warp.LOG_ERROR
+        x, cell = cells.positions().float(), cells.lattice.float()
+        periodic = torch.ones(len(cells), 3, dtype=torch.bool, device=place.device)
+        options = {"method": method, "batch_ptr": cells.ptr.int()}
+        first = neighbor_list(x, cells.cutoff, cell, periodic, max_neighbors=1024, **options)
+        most = int(first[1].max())
+
+        def run() -> tuple[Tensor, ...]:
+            return neighbor_list(x, cells.cutoff, cell, periodic, max_neighbors=most, **options)
+
+        return Peer(run, lambda found: int(found[1].sum()))
+
+    return make
+
+
+def _total_of_first(found: Sequence[Sequence[Any]]) -> int:
+    return sum(len(first) for first, *_ in found)
+
+
+NEIGHBOR_LISTS: dict[str, Prepare] = {
+    "pymatgen": _pymatgen,
+    "matscipy": _matscipy,
+    "vesin": _vesin,
+    "nvalchemi, naive": _nvalchemi("naive", 200),
+    "nvalchemi, cells": _nvalchemi("cell_list", 1_000_000),
+}
+
+
+# --- ALIGNN graphs: k nearest neighbours and bond pairs -------------------------------------------
+
+
+def _alignn_v1(k: int) -> Prepare:
+    """The builder of the first generation, as its own graphs are made, without DGL."""
+
+    def make(cells: Cells, place: Place) -> Peer:
+        from alignn.graphs import build_undirected_edgedata, nearest_neighbor_edges
+        from alignn.torch_graph_builder import _line_graph_edges
+        from jarvis.core.atoms import Atoms
+
+        _only_on_cpu(place)
+        crystals = [
+            Atoms(
+                lattice_mat=lattice.numpy(),
+                coords=x.numpy(),
+                elements=["O"] * len(x),
+                cartesian=True,
+            )
+            for x, lattice in cells.crystals()
+        ]
+        starts = cells.ptr.tolist()
+
+        def run() -> tuple[Tensor, ...]:
+            ends = []
+            for start, atoms in zip(starts, crystals, strict=False):
+                edges, _ = nearest_neighbor_edges(
+                    atoms=atoms, cutoff=cells.cutoff, max_neighbors=k, use_canonize=True
+                )
+                u, v, _, _ = build_undirected_edgedata(atoms, edges)
+                ends.append(torch.stack([u, v]) + start)
+            u, v = torch.cat(ends, 1)
+            return u, v, *_line_graph_edges(u, v, cells.n_sites)
+
+        return Peer(run, lambda found: len(found[0]))
+
+    return make
+
+
+def _alignn_v2(k: int) -> Prepare:
+    """The builder in torch of version 2.0."""
+
+    def make(cells: Cells, place: Place) -> Peer:
+        from alignn.torch_graph_builder import _line_graph_edges, torch_neighbor_list
+
+        crystals = [(x.float(), lattice.float()) for x, lattice in cells.crystals()]
+        starts = cells.ptr.tolist()
+
+        def run() -> tuple[Tensor, ...]:
+            ends = []
+            for start, (x, lattice) in zip(starts, crystals, strict=False):
+                u, v, _, _ = torch_neighbor_list(x, lattice, cells.cutoff, k)
+                ends.append(torch.stack([u, v]) + start)
+            u, v = torch.cat(ends, 1)
+            return u, v, *_line_graph_edges(u, v, cells.n_sites)
+
+        return Peer(run, lambda found: len(found[0]))
+
+    return make
+
+
+def alignn_graphs(rule: str, k: int) -> dict[str, Prepare]:
+    """Builders of graphs by the rule ``knn_shell`` (first generation) or ``knn`` (2.0)."""
+    return {"alignn": _alignn_v1(k) if rule == "knn_shell" else _alignn_v2(k)}
+
+
+# --- Masked softmax in torch ----------------------------------------------------------------------
+
+
+def softmax_formula(work: Softmax, element_logits: Tensor, pattern_logits: Tensor) -> Tensor:
+    """The paper's equations 4 and 5 as its users would write them (method, section 2)."""
+    t = work.temperature
+    sites_per_crystal = len(element_logits) // len(pattern_logits)
+    masked = element_logits.clamp_min(1e-6)[:, None, :] * work.allowed
+    p = (masked / t).softmax(-1)
+    q = (pattern_logits.clamp_min(1e-6) / t).softmax(-1)
+    mixture = (q.repeat_interleave(sites_per_crystal, 0)[:, :, None] * p).sum(1)
+    return (mixture / t).softmax(-1)
+
+
+# --- Ourselves ------------------------------------------------------------------------------------
+
+ONE_THREAD = "one thread"
+
+
+def on_one_thread(function: Function, place: Place) -> Peers:
+    """Our own function on a single thread, to see what more of them bring."""
+    alone = Place(place.device, 1)
+
+    def run() -> object:
+        with alone.entered():
+            return function()
+
+    return Peers({ONE_THREAD: Peer(run)})
+
+
+def scaling(place: Place) -> Goal:
+    """1.7 times as fast on two threads, and in proportion on more."""
+    return Goal(0.85 * place.threads, ONE_THREAD)

@@ -1,0 +1,113 @@
+"""ALIGNN's graphs, twelve nearest neighbours and their bond pairs, beside alignn's builders."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+import torch
+
+import machine
+import peers
+from race import FLOOR, Place
+from record import Goal
+from smoacs.predictors.base import Graph, GraphSpec
+from workloads import ANCHORS, GROWTH
+
+SUITE = "ALIGNN graphs, k = 12"
+SPECS = {
+    "knn_shell": GraphSpec(8.0, 12, "knn_shell", tie_tolerance=0.0, line_graph=True),
+    "knn": GraphSpec(8.0, 12, "knn", tie_tolerance=1e-5, line_graph=True, self_pairs=True),
+}
+GENERATION = {"knn_shell": "first generation", "knn": "2.0"}
+REFERENCE = "pymatgen, complete list"  # the guard's, since alignn is rarely installed
+GPU_LIMIT = 1e-3  # s, for W1 with bond pairs
+
+
+def n_bytes(graph: Graph) -> int:
+    """Bytes of a graph's edges and pairs."""
+    edges, line = graph.neighbors, graph.line
+    assert line is not None
+    tensors = (edges.src, edges.dst, edges.shift, edges.distance, line.src, line.dst)
+    return sum(tensor.nbytes for tensor in tensors)
+
+
+@pytest.mark.guard
+@pytest.mark.parametrize("rule", SPECS)
+@pytest.mark.parametrize("name", ["W1: 256 x 5 atoms", "W2: 32 x 135 atoms"])
+def test_anchors(compare: Any, place: Place, name: str, rule: str) -> None:
+    cells, spec = ANCHORS[name]().to(place.device), SPECS[rule]
+    crystals = cells.batch()
+    graph = Graph.build(crystals, spec)
+    assert graph.line is not None
+    makers = peers.alignn_graphs(rule, 12)
+    makers[REFERENCE] = peers.NEIGHBOR_LISTS["pymatgen"]
+    others = peers.prepare(makers, cells, place, compare.only(REFERENCE))
+    if "alignn" in others.present:
+        alignn = others.present["alignn"]
+        n_edges, wanted = alignn.size(alignn.run()), len(graph.neighbors.src)
+        assert n_edges == pytest.approx(wanted, rel=0.01), f"alignn finds {n_edges} of {wanted}"
+    if place.device == "cpu":
+        goals = (Goal(100, "alignn"),) if rule == "knn_shell" else ()
+    else:
+        goals = (Goal(limit=GPU_LIMIT),) if "W1" in name else ()
+    compare(
+        SUITE,
+        f"{name}, {GENERATION[rule]}",
+        place,
+        lambda: Graph.build(crystals, spec),
+        others,
+        size=(len(graph.line.src), "bond pairs"),
+        floor=("the graph's bytes, copied", machine.copy(n_bytes(graph), place.device)),
+        goals=goals,
+        reference=REFERENCE if place.device == "cpu" else FLOOR,
+    )
+
+
+@pytest.mark.parametrize("name", [name for name in GROWTH if "x 5" in name])
+def test_growth(compare: Any, place: Place, name: str) -> None:
+    crystals = GROWTH[name]().to(place.device).batch()
+    graph = Graph.build(crystals, SPECS["knn_shell"])
+    assert graph.line is not None
+    compare(
+        SUITE,
+        f"{name}, first generation",
+        place,
+        lambda: Graph.build(crystals, SPECS["knn_shell"]),
+        peers.Peers(),
+        size=(len(graph.line.src), "bond pairs"),
+        floor=("the graph's bytes, copied", machine.copy(n_bytes(graph), place.device)),
+    )
+
+
+@pytest.mark.cuda
+def test_edges_alone_on_a_gpu(compare: Any) -> None:
+    place = Place("cuda", torch.get_num_threads())
+    crystals = ANCHORS["W1: 256 x 5 atoms"]().to("cuda").batch()
+    spec = GraphSpec(8.0, 12, "knn_shell", tie_tolerance=0.0)
+    n_edges = len(Graph.build(crystals, spec).neighbors.src)
+    compare(
+        SUITE,
+        "W1, edges alone",
+        place,
+        lambda: Graph.build(crystals, spec),
+        peers.Peers(),
+        size=(n_edges, "edges"),
+        goals=(Goal(limit=0.3e-3),),
+    )
+
+
+def test_threads(compare: Any, all_threads: Place) -> None:
+    crystals = ANCHORS["W1: 256 x 5 atoms"]().batch()
+    graph = Graph.build(crystals, SPECS["knn_shell"])
+    assert graph.line is not None
+    build = lambda: Graph.build(crystals, SPECS["knn_shell"])  # noqa: E731
+    compare(
+        SUITE,
+        "W1: 256 x 5 atoms, first generation",
+        all_threads,
+        build,
+        peers.on_one_thread(build, all_threads),
+        size=(len(graph.line.src), "bond pairs"),
+        goals=(peers.scaling(all_threads),),
+    )
