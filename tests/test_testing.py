@@ -48,6 +48,19 @@ def test_right_predictors_pass(predictor: Springs) -> None:
     check_predictor(predictor, batch_tolerance=1e-6)
 
 
+class Bent(Springs):
+    """Piecewise linear in many variables, as networks with ReLU are."""
+
+    def predict(self, crystals: CrystalBatch, graph: Graph | None) -> Mapping[str, Tensor]:
+        energy = super().predict(crystals, graph)["energy"]
+        bends = torch.linspace(-1, 3, 3000, dtype=energy.dtype)
+        return {"energy": (energy[:, None] - bends).relu().mean(1)}
+
+
+def test_bends_are_no_wrong_gradients() -> None:
+    check_predictor(Bent(), batch_tolerance=1e-6)
+
+
 class Extensive(Springs):
     def predict(self, crystals: CrystalBatch, graph: Graph | None) -> Mapping[str, Tensor]:
         return {"energy": super().predict(crystals, graph)["energy"] * crystals.n_sites}

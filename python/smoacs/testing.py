@@ -26,16 +26,20 @@ class PredictorError(AssertionError):
 
 @dataclass(frozen=True)
 class _Precision:
-    """What agreement to ask for: (relative, absolute) of values and of slopes."""
+    """What agreement to ask for: (relative, absolute) of values and of slopes.
+
+    Slopes must agree for one of the steps: piecewise linear activations need a small one, which
+    seldom meets a bend, and outputs with rounding errors a large one.
+    """
 
     dtype: torch.dtype
     values: tuple[float, float]
     slopes: tuple[float, float]
-    step: float
+    steps: tuple[float, ...]
 
 
-_SINGLE = _Precision(torch.float32, values=(1e-4, 1e-4), slopes=(3e-2, 3e-3), step=1e-2)
-_DOUBLE = _Precision(torch.float64, values=(1e-9, 1e-9), slopes=(1e-6, 1e-8), step=1e-3)
+_SINGLE = _Precision(torch.float32, values=(1e-4, 1e-4), slopes=(3e-2, 3e-3), steps=(1e-2,))
+_DOUBLE = _Precision(torch.float64, values=(1e-9, 1e-9), slopes=(1e-6, 1e-8), steps=(1e-3, 1e-6))
 
 
 def check_predictor(
@@ -243,10 +247,12 @@ def _check_gradients(
                 slope = slopes.new_zeros(len(crystals)).index_add(
                     0, crystals.crystal_index, slopes.sum(1)
                 )
+            differences = torch.stack([_slope(along, step) for step in precision.steps])
+            nearest = (differences - slope).abs().argmin(0, keepdim=True)
             _compare(
                 f"{predictor.name}: the gradient of {p.name} with respect to {variable} differs "
                 "from finite differences",
-                _slope(along, precision.step),
+                differences.gather(0, nearest)[0],
                 slope,
                 precision.slopes,
             )

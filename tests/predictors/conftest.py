@@ -34,7 +34,13 @@ def _value(name: str, old: Tensor) -> Tensor:
     shape, last = tuple(old.shape), name.rpartition(".")[2]
     if last in ("centers", "num_batches_tracked"):
         return old
-    if last == "running_mean":
+    if last == "gauss_scale":
+        return torch.tensor([25.0, 0.001])
+    if last == "atten_scale":
+        return torch.zeros(1)
+    if last == "lattice_pos_weights":
+        value = np.sqrt(3 / 16) * _uniform(name, shape)
+    elif last == "running_mean":
         value = 0.2 * _uniform(name, shape)
     elif last == "running_var":
         value = 1 + 0.5 * _uniform(name, shape)

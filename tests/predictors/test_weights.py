@@ -128,7 +128,7 @@ def test_truncated_weights_are_refused_even_if_the_card_agrees(card: Path) -> No
         ({"properties": []}, "no smoacs model card"),
         ({"surprise": 1}, "no smoacs model card"),
         ({"architecture": {"kind": "other"}}, "of kind 'other'"),
-        ({"architecture": {"kind": "alignn", "layers": 3}}, "describes no ALIGNN"),
+        ({"architecture": {"kind": "alignn", "layers": 3}}, "describes no alignn"),
         (
             {"architecture": {"kind": "alignn", **asdict(CONFIG), "gcn_layers": 2}},
             r"do not fit.*missing: gcn_layers\.1",
@@ -142,7 +142,7 @@ def test_truncated_weights_are_refused_even_if_the_card_agrees(card: Path) -> No
 def test_wrong_cards_are_refused(card: Path, changes: dict, message: str) -> None:
     edit(card, **changes)
     with pytest.raises(ValueError, match=message):
-        ALIGNNPredictor.load_bundle(card)
+        load(card)
 
 
 def test_no_card_at_all(card: Path) -> None:

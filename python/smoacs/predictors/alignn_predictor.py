@@ -9,12 +9,11 @@ import zlib
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import fields
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 from torch import Tensor
 
-from smoacs.chemistry.elements import atomic_number
-from smoacs.crystals import N_ELEMENTS
+from smoacs.crystals import N_ELEMENTS, CrystalBatch
 from smoacs.predictors.alignn import ALIGNN, ALIGNNConfig, CutoffEnvelope
 from smoacs.predictors.alignn_models import (
     TARGETS,
@@ -26,11 +25,10 @@ from smoacs.predictors.alignn_models import (
 from smoacs.predictors.base import Graph, GraphSpec, Property
 from smoacs.predictors.download import fetch
 from smoacs.predictors.element_features import cgcnn_table
-from smoacs.predictors.network import NetworkPredictor
+from smoacs.predictors.network import BundledPredictor
 from smoacs.predictors.weights import (
     as_state,
     cache_dir,
-    load_bundle,
     load_strictly,
     load_torch,
     locate,
@@ -44,9 +42,10 @@ _FIRST_GENERATION = "alignn"
 _SECOND_GENERATION = "alignn_atomwise_pure"
 
 
-class ALIGNNPredictor(NetworkPredictor):
+class ALIGNNPredictor(BundledPredictor):
     """ALIGNN on the 92 CGCNN features of (mixtures of) elements."""
 
+    kind: ClassVar[str] = KIND
     network: ALIGNN
 
     def __init__(
@@ -75,38 +74,18 @@ class ALIGNNPredictor(NetworkPredictor):
             minima=minima,
         )
 
-    def _outputs(self, features: Tensor, vectors: Tensor, graph: Graph, ptr: Tensor) -> Tensor:
-        return self.network(features, vectors, graph.neighbors, graph.line, ptr)
+    def _outputs(
+        self, features: Tensor, vectors: Tensor, graph: Graph, crystals: CrystalBatch
+    ) -> Tensor:
+        return self.network(features, vectors, graph.neighbors, graph.line, crystals.ptr)
 
     @classmethod
-    def load_bundle(cls, path_or_name: Path | str) -> ALIGNNPredictor:
-        """Load a model in smoacs's own format.
-
-        Parameters
-        ----------
-        path_or_name : Path or str
-            Name of a model that ships with smoacs, or path of one of a model's two files.
-
-        Raises
-        ------
-        FileNotFoundError
-            If one of the files does not exist.
-        ValueError
-            If a file is damaged or holds another kind of model.
-        """
-        card, state = load_bundle(path_or_name)
-        arguments = dict(card.architecture)
-        if (kind := arguments.pop("kind", None)) != KIND:
-            raise ValueError(f"model {card.name} is of kind {kind!r}; this class loads {KIND!r}")
-        network = ALIGNN(_config_of(arguments, f"the card of {card.name}"))
-        load_strictly(network, state, f"{card.name}.safetensors")
-        return cls(
-            card.name,
-            network,
-            properties=[Property(p.name, p.unit, p.low, p.high) for p in card.properties],
-            graph=card.graph,
-            elements=frozenset(atomic_number(symbol) for symbol in card.elements),
-            minima={p.name: p.minimum for p in card.properties if p.minimum is not None},
+    def _build(cls, arguments: dict[str, Any]) -> ALIGNN:
+        envelope = arguments.pop("envelope", None)
+        return ALIGNN(
+            ALIGNNConfig(
+                **arguments, envelope=None if envelope is None else CutoffEnvelope(**envelope)
+            )
         )
 
     @classmethod
@@ -186,16 +165,6 @@ def _target(target: str, official: OfficialModel | None, path: Path) -> Property
             f"{official.target!r}; delete it, and the right one is downloaded"
         )
     return official.gives
-
-
-def _config_of(arguments: dict[str, Any], label: str) -> ALIGNNConfig:
-    envelope = arguments.pop("envelope", None)
-    try:
-        return ALIGNNConfig(
-            **arguments, envelope=None if envelope is None else CutoffEnvelope(**envelope)
-        )
-    except TypeError as error:
-        raise ValueError(f"{label} describes no ALIGNN: {error}") from error
 
 
 def _files(path: Path) -> Iterator[tuple[str, bytes]]:

@@ -62,6 +62,7 @@ def list_predictors() -> list[PredictorInfo]:
 FAMILIES = (
     PredictorInfo("megnet:FOLDER", "files of a MEGNet made with MatGL"),
     PredictorInfo("alignn:FOLDER", "official ALIGNN files of either generation, folder or zip"),
+    PredictorInfo("crystalformer:FILE", "a Crystalformer's checkpoint of Lightning (.ckpt)"),
     PredictorInfo("FILE.json", "a model made by `smoacs train`"),
 )
 """Predictors that are named by where their files are."""

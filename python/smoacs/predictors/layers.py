@@ -1,11 +1,12 @@
 """Building blocks of the graph networks whose rows do not depend on the rest of the batch.
 
 A candidate's prediction must not change, not even in the last bit, with the candidates that share
-its batch. On the CPU, torch breaks this in two places. A matrix product rounds the last few rows
-differently when their number does not fill the block its inner loop works on. The fused
-``sigmoid``, ``silu`` and ``softplus`` round the elements at the end of a thread's share differently
-from the rest; ``exp``, ``log1p`` and plain arithmetic do not. The functions of this module avoid
-both, forward and backward. On a GPU they make no such promise.
+its batch. On the CPU, torch breaks this in three places. A matrix product rounds the last few rows
+differently when their number does not fill the block its inner loop works on; in a batch of small
+matrices rounding depends on where in memory each matrix begins. The fused ``sigmoid``, ``silu``,
+``softplus`` and ``elu`` round the elements at the end of a thread's share differently from the
+rest; ``exp``, ``log1p`` and plain arithmetic do not. The functions of this module avoid all that,
+forward and backward. On a GPU they make no such promise.
 """
 
 from __future__ import annotations
@@ -20,6 +21,8 @@ from torch.nn import functional
 # A multiple of the row blocks (4 to 48) of the matrix products in use.
 _ROW_BLOCK = 96
 _SOFTPLUS_LINEAR = 20.0
+# Numbers in the widest vector register (64 bytes).
+_ALIGNMENT = 16
 
 
 def linear(x: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
@@ -48,6 +51,21 @@ class Linear(nn.Linear):
         return linear(x, self.weight, self.bias)
 
 
+def batched_product(a: Tensor, b: Tensor) -> Tensor:
+    """Products of pairs of small matrices, each bitwise independent of the others.
+
+    Parameters
+    ----------
+    a : Tensor (N, m, k), float
+    b : Tensor (N, k, n), float
+
+    Returns
+    -------
+    Tensor (N, m, n)
+    """
+    return _BatchedProduct.apply(a, b)
+
+
 def sigmoid(x: Tensor) -> Tensor:
     """Logistic function of every element."""
     return _Sigmoid.apply(x)
@@ -61,6 +79,11 @@ def silu(x: Tensor) -> Tensor:
 def softplus(x: Tensor) -> Tensor:
     """``log(1 + exp(x))`` of every element; beyond 20 the element itself, as torch has it."""
     return _Softplus.apply(x)
+
+
+def elu(x: Tensor) -> Tensor:
+    """Of every element, itself where positive, else ``exp(x) - 1``."""
+    return torch.where(x > 0, x, x.clamp(max=0).exp() - 1)
 
 
 def gaussians(values: Tensor, centers: Tensor, gamma: float) -> Tensor:
@@ -166,6 +189,29 @@ class _Linear(torch.autograd.Function):
             grad.t() @ x if ctx.needs_input_grad[1] else None,
             grad.sum(0) if ctx.needs_input_grad[2] else None,
         )
+
+
+def _aligned(x: Tensor) -> Tensor:
+    """Contiguous matrices, enlarged by zeros so that each begins at a whole vector register."""
+    rows, columns = x.shape[1:]
+    return functional.pad(x, (0, -columns % _ALIGNMENT, 0, -rows % _ALIGNMENT)).contiguous()
+
+
+def _products(a: Tensor, b: Tensor) -> Tensor:
+    return torch.bmm(_aligned(a), _aligned(b))[:, : a.shape[1], : b.shape[2]]
+
+
+class _BatchedProduct(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx: Any, a: Tensor, b: Tensor) -> Tensor:
+        ctx.save_for_backward(a, b)
+        return _products(a, b)
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor, Tensor]:
+        a, b = ctx.saved_tensors
+        return _products(grad, b.transpose(1, 2)), _products(a.transpose(1, 2), grad)
 
 
 def _logistic(x: Tensor) -> Tensor:

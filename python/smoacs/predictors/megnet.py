@@ -18,7 +18,7 @@ from typing import cast
 import torch
 from torch import Tensor, nn
 
-from smoacs.crystals import N_ELEMENTS
+from smoacs.crystals import N_ELEMENTS, CrystalBatch
 from smoacs.ops import NeighborList
 from smoacs.predictors.base import Graph, GraphSpec, Property
 from smoacs.predictors.download import RemoteFile, fetch
@@ -458,8 +458,10 @@ class MEGNetPredictor(NetworkPredictor):
         )
         self._state = state
 
-    def _outputs(self, features: Tensor, vectors: Tensor, graph: Graph, ptr: Tensor) -> Tensor:
-        return self.network(features, vectors, graph.neighbors, ptr, self._state)
+    def _outputs(
+        self, features: Tensor, vectors: Tensor, graph: Graph, crystals: CrystalBatch
+    ) -> Tensor:
+        return self.network(features, vectors, graph.neighbors, crystals.ptr, self._state)
 
     @classmethod
     def load(

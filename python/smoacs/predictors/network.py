@@ -4,15 +4,17 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
-from typing import Self
+from typing import Any, ClassVar, Self
 
 import torch
 from torch import Tensor, nn
 
+from smoacs.chemistry.elements import atomic_number
 from smoacs.crystals import CrystalBatch
 from smoacs.ops import edge_vectors
 from smoacs.predictors.base import Graph, GraphSpec, Property
 from smoacs.predictors.layers import linear
+from smoacs.predictors.weights import ModelCard, load_strictly
 
 
 class NetworkPredictor(ABC):
@@ -60,14 +62,16 @@ class NetworkPredictor(ABC):
         dtype = self._table.dtype
         vectors = edge_vectors(crystals.frac_coords, crystals.lattice, graph.neighbors).to(dtype)
         features = linear(crystals.composition.to(dtype), self._table)
-        columns = self._outputs(features, vectors, graph, crystals.ptr).unbind(1)
+        columns = self._outputs(features, vectors, graph, crystals).unbind(1)
         values = {p.name: column for p, column in zip(self.properties, columns, strict=True)}
         for name, minimum in self._minima.items():
             values[name] = values[name].clamp(min=minimum)
         return values
 
     @abstractmethod
-    def _outputs(self, features: Tensor, vectors: Tensor, graph: Graph, ptr: Tensor) -> Tensor:
+    def _outputs(
+        self, features: Tensor, vectors: Tensor, graph: Graph, crystals: CrystalBatch
+    ) -> Tensor:
         """Outputs (C, P) from features of the atoms (S, F) and vectors of the edges (E, 3)."""
 
     def to(
@@ -77,3 +81,42 @@ class NetworkPredictor(ABC):
         self.network.to(device=device, dtype=dtype)
         self._table = self._table.to(device=device, dtype=dtype)
         return self
+
+
+class BundledPredictor(NetworkPredictor):
+    """Predictor of a family whose models come in smoacs's own format, weights and card.
+
+    Its constructor takes the arguments of :class:`NetworkPredictor` but the element table.
+    """
+
+    kind: ClassVar[str]
+    """Name of the family in model cards."""
+
+    @classmethod
+    def from_bundle(cls, card: ModelCard, state: Mapping[str, Tensor]) -> Self:
+        """Predictor from the card and the tensors of a model of this family.
+
+        Raises
+        ------
+        ValueError
+            If the card describes no network of this family, or the weights are of another.
+        """
+        arguments = {key: value for key, value in card.architecture.items() if key != "kind"}
+        try:
+            network = cls._build(arguments)
+        except (TypeError, KeyError) as error:
+            raise ValueError(f"the card of {card.name} describes no {cls.kind}: {error}") from error
+        load_strictly(network, state, f"{card.name}.safetensors")
+        return cls(  # type: ignore[call-arg]
+            card.name,
+            network,
+            properties=[Property(p.name, p.unit, p.low, p.high) for p in card.properties],
+            graph=card.graph,
+            elements=frozenset(atomic_number(symbol) for symbol in card.elements),
+            minima={p.name: p.minimum for p in card.properties if p.minimum is not None},
+        )
+
+    @classmethod
+    @abstractmethod
+    def _build(cls, arguments: dict[str, Any]) -> nn.Module:
+        """Network from what a card says of its architecture."""

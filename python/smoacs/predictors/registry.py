@@ -8,7 +8,7 @@ from pathlib import Path
 from smoacs.predictors.base import Predictor
 from smoacs.predictors.catalogue import list_predictors
 from smoacs.predictors.plugins import load_plugin, plugins
-from smoacs.predictors.weights import bundled, did_you_mean
+from smoacs.predictors.weights import bundled, did_you_mean, load_bundle
 
 
 def load(name: str | Path, device: str = "cpu") -> Predictor:
@@ -18,8 +18,8 @@ def load(name: str | Path, device: str = "cpu") -> Predictor:
     ----------
     name : str or Path
         Name of a bundled model or of an entry point; ``alignn:NAME``, ``megnet:NAME`` or the same
-        with a folder (see :func:`list_predictors`); or the path of a model in smoacs's own
-        format. Weights that are not on this machine are downloaded.
+        with a folder, or ``crystalformer:FILE`` (see :func:`list_predictors`); or the path of a
+        model in smoacs's own format. Weights that are not on this machine are downloaded.
     device : str
         Where the weights go, e.g. ``"cpu"`` or ``"cuda"``.
 
@@ -53,8 +53,16 @@ def _find(name: str) -> Callable[[], Predictor]:
 
 def _load_bundle(name: str) -> Predictor:
     from smoacs.predictors.alignn_predictor import ALIGNNPredictor
+    from smoacs.predictors.crystalformer_predictor import CrystalformerPredictor
 
-    return ALIGNNPredictor.load_bundle(name)
+    card, state = load_bundle(name)
+    families = {family.kind: family for family in (ALIGNNPredictor, CrystalformerPredictor)}
+    kind = str(card.architecture.get("kind"))
+    if kind not in families:
+        raise ValueError(
+            f"model {card.name} is of kind {kind!r}; smoacs loads {', '.join(families)}"
+        )
+    return families[kind].from_bundle(card, state)
 
 
 def _load_alignn(rest: str) -> Predictor:
@@ -72,7 +80,15 @@ def _load_megnet(rest: str) -> Predictor:
     return MEGNetPredictor.load(rest)
 
 
+def _load_crystalformer(rest: str) -> Predictor:
+    from smoacs.predictors.crystalformer_predictor import CrystalformerPredictor
+
+    name = rest.removesuffix("@fixed")
+    return CrystalformerPredictor.load_official(name, fixed_images=name != rest)
+
+
 _FAMILIES: dict[str, Callable[[str], Predictor]] = {
     "alignn": _load_alignn,
+    "crystalformer": _load_crystalformer,
     "megnet": _load_megnet,
 }

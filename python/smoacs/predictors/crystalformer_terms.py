@@ -1,0 +1,224 @@
+"""The terms of Crystalformer's lattice sums: which periodic images each atom attends to.
+
+An atom attends to every periodic image of every atom, itself included. The Gaussian weights make
+all but the images within some 10 Å negligible, so the terms come from a neighbour list.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from smoacs.crystals import CrystalBatch
+from smoacs.ops import NeighborList
+
+_STEPS_PER_OCTAVE = 8
+# A multiple of the widest vector register, so that rows are aligned in memory.
+_SLOT_STEP = 16
+
+
+@dataclass(frozen=True)
+class ImageBox:
+    """Images that the published networks sum over, counted for coordinates inside the cell.
+
+    Attributes
+    ----------
+    minimum : int
+        All images from ``-minimum`` to ``minimum`` along each lattice vector take part.
+    sigmas : float or None
+        Small cells take more: for each atom and head, as many as reach this many standard
+        deviations of its Gaussian. None: never more.
+    """
+
+    minimum: int = 2
+    sigmas: float | None = 3.5
+
+
+@dataclass(frozen=True)
+class AtomPairs:
+    """All ordered pairs of atoms of one crystal, P in total, crystals of equal size together.
+
+    Attributes
+    ----------
+    groups : tuple of Tensor (c, n), int64
+        Sites of the c crystals of n sites each, which own the next c * n * n pairs; the second
+        atom of the pairs varies fastest.
+    first : Tensor (P,), int64
+        First atom of each pair.
+    row : Tensor (S,), int64
+        Number of the pair of each atom with the first atom of its crystal.
+    """
+
+    groups: tuple[Tensor, ...]
+    first: Tensor
+    row: Tensor
+
+    @classmethod
+    def of(cls, ptr: Tensor) -> AtomPairs:
+        """Pairs of a batch with offsets ``ptr`` (C + 1,)."""
+        sizes = ptr.diff()
+        groups = tuple(
+            ptr[:-1][sizes == n][:, None] + torch.arange(n, device=ptr.device)
+            for n in sizes.unique().tolist()
+        )
+        first = torch.cat([sites.flatten().repeat_interleave(sites.shape[1]) for sites in groups])
+        row = torch.empty(int(ptr[-1]), dtype=torch.int64, device=ptr.device)
+        start = 0
+        for sites in groups:
+            count, n = sites.numel(), sites.shape[1]
+            row[sites.flatten()] = start + n * torch.arange(count, device=ptr.device)
+            start += count * n
+        return cls(groups, first, row)
+
+
+@dataclass(frozen=True)
+class Block:
+    """Atoms with equally many slots, whose terms lie in ``slots`` as (len(atoms), -1)."""
+
+    atoms: Tensor
+    slots: slice
+
+
+@dataclass(frozen=True)
+class LatticeTerms:
+    """Terms of all atoms of a batch, in rows of slots; a row ends with slots that hold no term.
+
+    The number of an atom's slots depends on the number of its terms only.
+
+    Attributes
+    ----------
+    lengths : Tensor (T,), float
+        Distance in Å from the atom to the image; 0 for the atom itself and in empty slots.
+    squares : Tensor (T,), float
+        What stands for the squared distance in the exponent, Å^2.
+    pair : Tensor (T,), int64
+        Number of the pair of atom and imaged atom; the number of pairs P in empty slots.
+    reach : Tensor (T,), float, or None
+        Only heads whose Gaussian reaches beyond this distance in Å see the term.
+    pairs : AtomPairs
+    atoms : Tensor (S,), int64
+        Atoms in the order of their rows, shortest rows first.
+    rows : tuple of (int, int)
+        Number of atoms with each length of row, in that order.
+    """
+
+    lengths: Tensor
+    squares: Tensor
+    pair: Tensor
+    reach: Tensor | None
+    pairs: AtomPairs
+    atoms: Tensor
+    rows: tuple[tuple[int, int], ...]
+
+    @classmethod
+    def build(
+        cls,
+        crystals: CrystalBatch,
+        neighbors: NeighborList,
+        vectors: Tensor,
+        *,
+        box: ImageBox | None,
+        widest: float,
+        cutoff: float,
+    ) -> LatticeTerms:
+        """Terms from the neighbours within a cutoff, differentiable in the vectors.
+
+        Parameters
+        ----------
+        crystals : CrystalBatch
+        neighbors : NeighborList
+            All pairs within the cutoff.
+        vectors : Tensor (E, 3), float
+            Vectors of the edges in Å.
+        box : ImageBox or None
+            None: all neighbours count, with weights that end smoothly at the cutoff.
+        widest : float
+            Upper bound of the standard deviations in Å.
+        cutoff : float
+            Of the neighbour list, Å.
+        """
+        src, dst, reach = neighbors.src, neighbors.dst, None
+        if box is not None:
+            inside, reach = _images(crystals, neighbors, box, widest)
+            chosen = torch.nonzero(inside).flatten()
+            src, dst, vectors = src[chosen], dst[chosen], vectors.index_select(0, chosen)
+            reach = reach[chosen] if bool((reach[chosen] > 0).any()) else None
+        n_sites = crystals.frac_coords.shape[0]
+        counts = torch.bincount(src, minlength=n_sites)
+        slots = _row_length(counts + 1)
+        atoms = slots.argsort(stable=True)
+        start = torch.empty_like(slots)
+        start[atoms] = slots[atoms].cumsum(0) - slots[atoms]
+        # Neighbours come by distance; small weights are added up first, the atom's own last.
+        own = start + counts
+        slot = (own - 1 + counts.cumsum(0) - counts)[src] - torch.arange(
+            len(src), device=src.device
+        )
+        total = int(slots.sum())
+        pairs = AtomPairs.of(crystals.ptr)
+        first_site = crystals.ptr[:-1][crystals.crystal_index]
+        pair = torch.full((total,), pairs.first.numel(), dtype=torch.int64, device=src.device)
+        pair[own] = pairs.row + torch.arange(n_sites, device=src.device) - first_site
+        pair[slot] = (pairs.row - first_site)[src] + dst
+        x, y, z = vectors.unbind(1)
+        # Atoms at the same place have no direction; there the gradient is zero.
+        squares = (x * x + y * y + z * z).clamp(min=1e-12)
+        lengths = squares.sqrt()
+        if box is None:
+            squares = squares / (1 - squares / cutoff**2).clamp(min=1e-6)
+        row_lengths, row_counts = slots.unique(return_counts=True)
+        return cls(
+            lengths=_at(slot, lengths, total),
+            squares=_at(slot, squares, total),
+            pair=pair,
+            reach=None if reach is None else _at(slot, reach, total),
+            pairs=pairs,
+            atoms=atoms,
+            rows=tuple(zip(row_counts.tolist(), row_lengths.tolist(), strict=True)),
+        )
+
+    def blocks(self, max_slots: int) -> Iterator[Block]:
+        """Blocks of at most ``max_slots`` slots (one atom at least)."""
+        atom = slot = 0
+        for count, length in self.rows:
+            step = max(1, max_slots // length)
+            for done in range(0, count, step):
+                size = min(step, count - done)
+                yield Block(self.atoms[atom : atom + size], slice(slot, slot + size * length))
+                atom += size
+                slot += size * length
+
+
+def _at(slot: Tensor, values: Tensor, total: int) -> Tensor:
+    return values.new_zeros(total).index_copy(0, slot, values)
+
+
+def _row_length(counts: Tensor) -> Tensor:
+    """Counts (S,) rounded up to one of a few lengths per power of two."""
+    octave = torch.floor(torch.log2(counts.double()))
+    step = (2**octave / _STEPS_PER_OCTAVE).clamp(min=_SLOT_STEP).long()
+    return (counts + step - 1) // step * step
+
+
+def _images(
+    crystals: CrystalBatch, neighbors: NeighborList, box: ImageBox, widest: float
+) -> tuple[Tensor, Tensor]:
+    """Whether each edge may be in its box, and how far a Gaussian must reach to see it."""
+    lattice = crystals.lattice.detach()
+    normals = torch.linalg.cross(lattice.roll(-1, 1), lattice.roll(-2, 1), dim=2)
+    volume = (lattice[:, 0] * normals[:, 0]).sum(1).abs()
+    spacing = volume[:, None] / normals.norm(dim=2)
+    cell = torch.floor(crystals.frac_coords.detach())
+    image = (neighbors.shift + cell[neighbors.dst] - cell[neighbors.src]).abs()
+    outside = image > box.minimum
+    if box.sigmas is None:
+        reach = torch.where(outside.any(1), torch.inf, 0.0)
+        return ~outside.any(1), reach
+    # The box holds image n if n <= ceil((sigmas * sigma + 0.01 Å) / spacing).
+    crystal = crystals.crystal_index[neighbors.src]
+    needed = (image - 1) * spacing[crystal] - 0.01
+    reach = torch.where(outside, needed, 0.0).amax(1) / box.sigmas
+    return reach < widest, reach
