@@ -5,6 +5,7 @@
 
 namespace smoacs::bindings {
 
+void bind_layers(pybind11::module_& m);
 void bind_neighbors(pybind11::module_& m);
 void bind_steps(pybind11::module_& m);
 void bind_resample(pybind11::module_& m);

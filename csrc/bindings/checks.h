@@ -44,6 +44,13 @@ using Stream = std::optional<std::uintptr_t>;
     throw std::runtime_error("this build of smoacs has no CUDA kernels: " SMOACS_CUDA_REASON);
 }
 
+// Runs one of two calls: on the GPU where there is a stream, else on the CPU.
+#ifdef SMOACS_WITH_CUDA
+#define SMOACS_RUN(stream, on_cpu, on_gpu) (stream ? (on_gpu) : (on_cpu))
+#else
+#define SMOACS_RUN(stream, on_cpu, on_gpu) (stream ? no_cuda_build() : (on_cpu))
+#endif
+
 // Calls f(T{}) with T the C++ type of a torch dtype given by name.
 template <typename F>
 void with_float_type(const std::string& dtype, F&& f) {

@@ -51,6 +51,7 @@ PYBIND11_MODULE(_native, m) {
     m.def("set_num_threads", &smoacs::cpu::set_num_threads, py::arg("n"),
           "Threads of later CPU kernels; n < 1 restores OpenMP's default.");
     m.def("get_num_threads", [] { return smoacs::cpu::num_threads(); }, "Threads of CPU kernels.");
+    smoacs::bindings::bind_layers(m);
     smoacs::bindings::bind_neighbors(m);
     smoacs::bindings::bind_steps(m);
     smoacs::bindings::bind_resample(m);

@@ -24,12 +24,6 @@ namespace {
 using Address = std::uintptr_t;
 using Release = py::call_guard<py::gil_scoped_release>;
 
-#ifdef SMOACS_WITH_CUDA
-#define SMOACS_RUN(stream, on_cpu, on_gpu) (stream ? (on_gpu) : (on_cpu))
-#else
-#define SMOACS_RUN(stream, on_cpu, on_gpu) (stream ? no_cuda_build() : (on_cpu))
-#endif
-
 class NeighborSteps {
   public:
     NeighborSteps(const std::string& rule, double cutoff, std::int64_t k, double tie_tolerance,

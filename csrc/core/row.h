@@ -4,6 +4,7 @@
 #pragma once
 
 #include <cstdint>
+#include <cstring>
 
 #include "core/macros.h"
 
@@ -83,27 +84,48 @@ SMOACS_LANES void store(const Row<T>& row, int size, T* to) {
 
 struct Sum {
     template <typename T>
-    SMOACS_HD static T of(T a, T b) {
-        return a + b;
+    SMOACS_HD static void into(T& a, const T& b) {
+        a = a + b;
     }
 };
 
 struct Max {
     template <typename T>
-    SMOACS_HD static T of(T a, T b) {
-        return a > b ? a : b;
+    SMOACS_HD static void into(T& a, const T& b) {
+        a = a > b ? a : b;
     }
 };
 
-// Combines lane j with lane j + Step, for Step = 16, 8, 4, 2, 1.
-template <typename Op, int Step, typename T>
-SMOACS_LANES void fold(T* lane) {
-#ifdef __CUDACC__
-    lane[0] = Op::of(lane[0], __shfl_xor_sync(0xffffffffu, lane[0], Step));
-#else
-    for (int j = 0; j < Step; ++j) lane[j] = Op::of(lane[j], lane[j + Step]);
+#ifndef __CUDACC__
+// N numbers that the compiler keeps in one register, or in as few as they need.
+template <typename T, int N>
+struct Pack {
+    typedef T type __attribute__((vector_size(N * sizeof(T))));
+};
 #endif
-    if constexpr (Step > 1) fold<Op, Step / 2>(lane);
+
+// One number of all lanes, known to all of them: lane j is combined with lane j + N / 2, and so on.
+template <typename Op, int N = kLanes, typename T>
+SMOACS_LANES T fold(const T* lane) {
+#ifdef __CUDACC__
+    T value = lane[0];
+    for (int step = N / 2; step > 0; step /= 2) {
+        Op::into(value, __shfl_xor_sync(0xffffffffu, value, step));
+    }
+    return value;
+#else
+    if constexpr (N == 1) {
+        return lane[0];
+    } else {
+        typename Pack<T, N / 2>::type low, high;
+        memcpy(&low, lane, sizeof low);
+        memcpy(&high, lane + N / 2, sizeof high);
+        Op::into(low, high);
+        T half[N / 2];
+        memcpy(half, &low, sizeof low);
+        return fold<Op, N / 2>(half);
+    }
+#endif
 }
 
 // Sum or largest number of a row, known to all lanes.
@@ -112,10 +134,9 @@ SMOACS_LANES T reduce(const Row<T>& row) {
     T lane[kPerWord];
     for (int j = 0; j < kPerWord; ++j) lane[j] = row[j];
     for (int w = 1; w < kWords; ++w) {
-        for (int j = 0; j < kPerWord; ++j) lane[j] = Op::of(lane[j], row[w * kPerWord + j]);
+        for (int j = 0; j < kPerWord; ++j) Op::into(lane[j], row.held[w * kPerWord + j]);
     }
-    fold<Op, kLanes / 2>(lane);
-    return lane[0];
+    return fold<Op>(lane);
 }
 
 template <typename T>
@@ -123,6 +144,31 @@ SMOACS_LANES T dot(const Row<T>& a, const Row<T>& b) {
     Row<T> product;
     for (int i = 0; i < kHeld; ++i) product[i] = a[i] * b[i];
     return reduce<Sum>(product);
+}
+
+// --- Rows of any length, in memory ---------------------------------------------------------------
+
+// Calls f(column, lane) for the columns of this thread, in ascending order.
+template <typename F>
+SMOACS_LANES void for_columns(std::int64_t n, F&& f) {
+    const std::int64_t whole = n - n % kLanes;
+    for (std::int64_t c = 0; c < whole; c += kLanes) {
+        for (int j = 0; j < kPerWord; ++j) f(c + lane_of(j), j);
+    }
+    const int rest = static_cast<int>(n - whole);
+    if (rest == 0) return;
+    for (int j = 0; j < kPerWord; ++j) {
+        if (lane_of(j) < rest) f(whole + lane_of(j), j);
+    }
+}
+
+// Sum of f(column) over all columns, known to all lanes.
+template <typename T, typename F>
+SMOACS_LANES T sum_columns(std::int64_t n, F&& f) {
+    T lane[kPerWord];
+    for (int j = 0; j < kPerWord; ++j) lane[j] = T(0);
+    for_columns(n, [&](std::int64_t c, int j) { lane[j] += f(c); });
+    return fold<Sum>(lane);
 }
 
 }  // namespace smoacs

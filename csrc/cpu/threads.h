@@ -1,6 +1,8 @@
 // Number of OpenMP threads that the CPU kernels use.
 #pragma once
 
+#include <cstdint>
+
 namespace smoacs::cpu {
 
 // Sets the number of threads of later kernel calls; n < 1 restores OpenMP's own default.
@@ -11,5 +13,12 @@ int num_threads(long long work);
 
 // Threads that a kernel with plenty of work uses.
 int num_threads();
+
+// Calls run(begin, end) in parallel for `threads` equal shares of n pieces.
+template <typename Run>
+void share(std::int64_t n, int threads, Run&& run) {
+#pragma omp parallel for num_threads(threads) schedule(static)
+    for (int t = 0; t < threads; ++t) run(n * t / threads, n * (t + 1) / threads);
+}
 
 }  // namespace smoacs::cpu

@@ -1,19 +1,26 @@
 """Compiled operations on ragged batches of crystals, each with a torch reference."""
 
 from smoacs.ops.edge_vectors import edge_vectors
+from smoacs.ops.gated_messages import Incidence, gated_messages
+from smoacs.ops.interpolation import interpolate
 from smoacs.ops.line_graph import LineGraph, line_graph
 from smoacs.ops.masked_softmax import PackedMask, masked_softmax, pack_mask
 from smoacs.ops.neighbors import NeighborList, neighbor_list
+from smoacs.ops.norm_silu import norm_silu
 from smoacs.ops.resample import random_normal, random_uniform, resample
 
 __all__ = [
+    "Incidence",
     "LineGraph",
     "NeighborList",
     "PackedMask",
     "edge_vectors",
+    "gated_messages",
+    "interpolate",
     "line_graph",
     "masked_softmax",
     "neighbor_list",
+    "norm_silu",
     "pack_mask",
     "random_normal",
     "random_uniform",

@@ -11,6 +11,7 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor
 
+from smoacs.ops._grouping import grouped
 from smoacs.ops._native import addresses, dtype_name, kernels, launch, stream_of
 
 
@@ -68,7 +69,7 @@ def neighbor_list(
             stream=stream,
         )
         steps.prepare()
-        by_bin, first = _grouped(scratch["bin"], n_sites)
+        by_bin, first = grouped(scratch["bin"], n_sites)
         steps.use_bins(**addresses(by_bin=by_bin, first=first))
         if query.rule != "radius":
             steps.find_reach()
@@ -139,8 +140,8 @@ def edge_vectors_backward(
     """Gradients of coordinates and lattices, without atomic additions."""
     module = kernels()
     n_sites, n_crystals, device = len(edges.frac_coords), len(edges.lattice), grad.device
-    by_src, first_out = _grouped(edges.src, n_sites)
-    by_dst, first_in = _grouped(edges.dst, n_sites)
+    by_src, first_out = grouped(edges.src, n_sites)
+    by_dst, first_in = grouped(edges.dst, n_sites)
     size = module.EDGES_PER_CHUNK
     n_chunks = len(edges.src) // size + n_crystals  # at least as many as there are
     launch(
@@ -166,9 +167,3 @@ def _bytes(n: int, device: torch.device) -> Tensor:
 
 def _offsets(counts: Tensor) -> Tensor:
     return torch.cat([counts.new_zeros(1), counts.cumsum(0)])
-
-
-def _grouped(group: Tensor, n_groups: int) -> tuple[Tensor, Tensor]:
-    """Rows in ascending order of their group, and where each group starts (n_groups + 1,)."""
-    ordered, rows = torch.sort(group, stable=True)
-    return rows, torch.searchsorted(ordered, torch.arange(n_groups + 1, device=group.device))

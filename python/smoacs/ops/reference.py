@@ -48,6 +48,52 @@ def _softmax(logits: Tensor, temperature: Tensor) -> Tensor:
     return torch.softmax((logits - top) / temperature, dim=-1)
 
 
+def gated_messages(
+    edge: Tensor,
+    src_gate: Tensor,
+    dst_gate: Tensor,
+    values: Tensor,
+    src: Tensor,
+    dst: Tensor,
+    *,
+    eps: float,
+) -> tuple[Tensor, Tensor]:
+    """Same as :func:`smoacs.ops.gated_messages`, from the ends of the edges."""
+    logits = edge + src_gate[src] + dst_gate[dst]
+    gates = torch.sigmoid(logits)
+    zeros = torch.zeros_like(values)
+    total = zeros.index_add(0, dst, gates * values[src])
+    return logits, total / (zeros.index_add(0, dst, gates) + eps)
+
+
+def norm_silu(
+    x: Tensor,
+    weight: Tensor,
+    bias: Tensor,
+    residual: Tensor | None = None,
+    *,
+    eps: float | None,
+) -> Tensor:
+    """Same as :func:`smoacs.ops.norm_silu`."""
+    if eps is not None:
+        x = x - x.mean(1, keepdim=True)
+        x = x / (x.square().mean(1, keepdim=True) + eps).sqrt()
+    activated = torch.nn.functional.silu(weight * x + bias)
+    return activated if residual is None else residual + activated
+
+
+def interpolate(table: Tensor, values: Tensor, *, low: float, step: float) -> Tensor:
+    """Same as :func:`smoacs.ops.interpolate`."""
+    places = (values.double() - low) / step
+    first = (places.detach().floor() - 2).clamp(0, len(table) - 6)
+    t = places - first
+    rows = []
+    for j in range(6):
+        factors = [(t - i) / (j - i) for i in range(6) if i != j]
+        rows.append(torch.stack(factors).prod(0).to(table.dtype)[:, None] * table[first.long() + j])
+    return torch.stack(rows).sum(0)
+
+
 def philox4x32(counter: tuple[Bits, Bits, Bits, Bits], key: tuple[Bits, Bits]) -> tuple[Bits, ...]:
     """Philox4x32-10 (Salmon et al., SC 2011) on arrays of 32-bit words."""
     x0, x1, x2, x3 = counter

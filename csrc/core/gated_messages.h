@@ -1,0 +1,132 @@
+// The sums of an edge-gated graph convolution around its matrix products; shared by CPU and GPU.
+//
+//     logit_e = edge_e + src_gate[src_e] + dst_gate[dst_e]        gate_e = sigmoid(logit_e)
+//     norm_n = eps + sum over the edges e into n of gate_e
+//     mean_n = sum over the edges e into n of gate_e values[src_e] / norm_n
+//
+// The gradients compute the gates again. Every sum runs in the order of a node's edges: no atomic
+// additions. A call works on `width` <= Width features of one node from `first` on: many for a CPU,
+// which turns the loops over them into vector code, one for a thread of a GPU.
+#pragma once
+
+#include <cstdint>
+
+#include "core/activation.h"
+#include "core/macros.h"
+
+namespace smoacs {
+
+// A graph of N nodes and E edges with F features.
+struct EdgeEnds {
+    std::int64_t n_nodes, n_edges, n_features;
+    const std::int64_t *src, *dst;           // (E)
+    const std::int64_t *by_src, *first_out;  // (E), (N + 1): edges that start at each node
+    const std::int64_t *by_dst, *first_in;   // (E), (N + 1): edges that end at each node
+};
+
+template <typename T>
+struct MessageJob {
+    EdgeEnds ends;
+    T eps;
+    const T *edge, *src_gate, *dst_gate, *values;  // (E, F), (N, F), (N, F), (N, F)
+    T *logits, *mean, *norm;                       // (E, F), (N, F), (N, F)
+};
+
+template <typename T>
+struct MessageGradientJob {
+    EdgeEnds ends;
+    const T *logits, *values, *mean, *norm;
+    const T *grad_logits, *grad_mean;  // (E, F), or null for zeros; (N, F)
+    T* grad_total;                     // (N, F), scratch
+    T *grad_edge, *grad_src_gate, *grad_dst_gate, *grad_values;
+};
+
+template <int Width, typename T>
+SMOACS_HD void gather_messages(const MessageJob<T>& job, std::int64_t node, std::int64_t first,
+                               int width) {
+    const EdgeEnds& ends = job.ends;
+    const std::int64_t row = node * ends.n_features + first;
+    const T* __restrict__ dst_gate = job.dst_gate + row;
+    T total[Width], norm[Width];
+    for (int j = 0; j < width; ++j) total[j] = norm[j] = T(0);
+    for (std::int64_t p = ends.first_in[node]; p < ends.first_in[node + 1]; ++p) {
+        const std::int64_t e = ends.by_dst[p];
+        const std::int64_t edge_row = e * ends.n_features + first;
+        const std::int64_t src_row = ends.src[e] * ends.n_features + first;
+        const T* __restrict__ edge = job.edge + edge_row;
+        const T* __restrict__ src_gate = job.src_gate + src_row;
+        const T* __restrict__ value = job.values + src_row;
+        T* __restrict__ logit = job.logits + edge_row;
+        for (int j = 0; j < width; ++j) {
+            logit[j] = edge[j] + src_gate[j] + dst_gate[j];
+            const T gate = sigmoid(logit[j]);
+            total[j] += gate * value[j];
+            norm[j] += gate;
+        }
+    }
+    for (int j = 0; j < width; ++j) {
+        job.norm[row + j] = norm[j] + job.eps;
+        job.mean[row + j] = total[j] / (norm[j] + job.eps);
+    }
+}
+
+// Gradients to the edges into a node, to its dst_gate, and to the sums of its messages.
+template <int Width, typename T>
+SMOACS_HD void message_gradients_in(const MessageGradientJob<T>& job, std::int64_t node,
+                                    std::int64_t first, int width) {
+    const EdgeEnds& ends = job.ends;
+    const std::int64_t row = node * ends.n_features + first;
+    const T* __restrict__ mean = job.mean + row;
+    T sum[Width], grad_total[Width];
+    for (int j = 0; j < width; ++j) {
+        sum[j] = T(0);
+        grad_total[j] = job.grad_mean[row + j] / job.norm[row + j];
+    }
+    for (std::int64_t p = ends.first_in[node]; p < ends.first_in[node + 1]; ++p) {
+        const std::int64_t e = ends.by_dst[p];
+        const std::int64_t edge_row = e * ends.n_features + first;
+        const T* __restrict__ logit = job.logits + edge_row;
+        const T* __restrict__ value = job.values + ends.src[e] * ends.n_features + first;
+        T* __restrict__ grad = job.grad_edge + edge_row;
+        for (int j = 0; j < width; ++j) {
+            const T slope = sigmoid_slope(sigmoid(logit[j]));
+            grad[j] = (value[j] - mean[j]) * grad_total[j] * slope;
+        }
+        if (job.grad_logits != nullptr) {
+            const T* __restrict__ outer = job.grad_logits + edge_row;
+            for (int j = 0; j < width; ++j) grad[j] += outer[j];
+        }
+        for (int j = 0; j < width; ++j) sum[j] += grad[j];
+    }
+    for (int j = 0; j < width; ++j) {
+        job.grad_dst_gate[row + j] = sum[j];
+        job.grad_total[row + j] = grad_total[j];
+    }
+}
+
+// Gradients to src_gate and values of a node; the edges' must be there.
+template <int Width, typename T>
+SMOACS_HD void message_gradients_out(const MessageGradientJob<T>& job, std::int64_t node,
+                                     std::int64_t first, int width) {
+    const EdgeEnds& ends = job.ends;
+    T gate_sum[Width], value_sum[Width];
+    for (int j = 0; j < width; ++j) gate_sum[j] = value_sum[j] = T(0);
+    for (std::int64_t p = ends.first_out[node]; p < ends.first_out[node + 1]; ++p) {
+        const std::int64_t e = ends.by_src[p];
+        const std::int64_t edge_row = e * ends.n_features + first;
+        const T* __restrict__ logit = job.logits + edge_row;
+        const T* __restrict__ grad = job.grad_edge + edge_row;
+        const T* __restrict__ grad_total = job.grad_total + ends.dst[e] * ends.n_features + first;
+        for (int j = 0; j < width; ++j) {
+            gate_sum[j] += grad[j];
+            value_sum[j] += sigmoid(logit[j]) * grad_total[j];
+        }
+    }
+    const std::int64_t row = node * ends.n_features + first;
+    for (int j = 0; j < width; ++j) {
+        job.grad_src_gate[row + j] = gate_sum[j];
+        job.grad_values[row + j] = value_sum[j];
+    }
+}
+
+}  // namespace smoacs
