@@ -11,8 +11,10 @@ import pytest
 import torch
 from torch import Tensor, nn
 
+from plain_alignn import plain_torch
 from smoacs.crystals import CrystalBatch
 from smoacs.ops import edge_vectors
+from smoacs.predictors import load
 from smoacs.predictors.alignn import ALIGNN, ALIGNNConfig, CutoffEnvelope
 from smoacs.predictors.base import Graph, GraphSpec
 from smoacs.predictors.element_features import cgcnn_table
@@ -310,6 +312,56 @@ def test_unread_outputs_are_left_out_but_their_weights_load(
         for layer in ("alignn_layers.1.edge_update", "gcn_layers.0")
         for kind in ("weight", "bias")
     }
+
+
+@pytest.mark.parametrize("device", ["cpu", pytest.param("cuda", marks=pytest.mark.cuda)])
+@pytest.mark.parametrize("norm", ["batch", "layer"])
+@pytest.mark.parametrize("frozen", [True, False])
+def test_fused_operations_equal_plain_torch(
+    rattled_crystals: CrystalBatch, hash_fill: Fill, norm: str, frozen: bool, device: str
+) -> None:
+    network = hash_fill(ALIGNN(replace(SMALL, norm=norm))).double().to(device)
+    network.requires_grad_(not frozen)
+    crystals = rattled_crystals.to(device)
+    graph = Graph.build(crystals, SPEC)
+
+    def both() -> list[Tensor]:
+        leaves = [x.clone().requires_grad_() for x in (crystals.frac_coords, crystals.composition)]
+        moved = replace(crystals, frac_coords=leaves[0], composition=leaves[1])
+        out = run(network, moved, graph)
+        weights = [] if frozen else list(network.parameters())
+        grads = torch.autograd.grad(
+            out.square().sum(), leaves + weights, allow_unused=True, materialize_grads=True
+        )
+        return [out.detach(), *grads]
+
+    found = both()
+    with plain_torch():
+        wanted = both()
+    for mine, theirs in zip(found, wanted, strict=True):
+        torch.testing.assert_close(mine, theirs, rtol=1e-7, atol=1e-8)
+
+
+@pytest.mark.parametrize("dtype", [torch.float64, torch.float32])
+def test_the_bundled_model_equals_plain_torch(
+    rattled_crystals: CrystalBatch, dtype: torch.dtype
+) -> None:
+    predictor = load("smoacs-alignn-mp").to(dtype=dtype)
+    crystals = rattled_crystals.to(dtype=dtype)
+    graph = Graph.build(crystals, predictor.graph)
+
+    def both() -> list[Tensor]:
+        coords = crystals.frac_coords.clone().requires_grad_()
+        values = predictor.predict(replace(crystals, frac_coords=coords), graph)
+        total = sum(value.sum() for value in values.values())
+        return [*values.values(), *torch.autograd.grad(total, coords)]
+
+    found = both()
+    with plain_torch():
+        wanted = both()
+    # In double precision the interpolation of the angles shows.
+    tolerance = {torch.float64: 1e-6, torch.float32: 3e-4}[dtype]
+    torch.testing.assert_close(found, wanted, rtol=tolerance, atol=tolerance)
 
 
 def test_training_and_evaluation_agree(rattled_crystals: CrystalBatch, hash_fill: Fill) -> None:

@@ -15,11 +15,9 @@ from smoacs.predictors.layers import (
     batched_product,
     crystal_index,
     elu,
-    gated_mean,
     gaussians,
     linear,
     sigmoid,
-    silu,
     softplus,
     sum_at,
 )
@@ -27,7 +25,6 @@ from smoacs.predictors.layers import (
 DTYPES = (torch.float32, torch.float64)
 ELEMENTWISE = {
     sigmoid: torch.sigmoid,
-    silu: functional.silu,
     softplus: functional.softplus,
     elu: functional.elu,
 }
@@ -148,17 +145,6 @@ def test_gaussians() -> None:
     expected = torch.exp(-2.5 * (values[:, None] - centers) ** 2)
     torch.testing.assert_close(gaussians(values, centers, 2.5), expected)
     assert torch.autograd.gradcheck(lambda v: gaussians(v, centers, 2.5), values)
-
-
-def test_gated_mean() -> None:
-    src, dst = torch.tensor([0, 1, 1, 3, 0]), torch.tensor([1, 1, 0, 3, 3])
-    logits, values = random(5, 3).requires_grad_(), random(4, 3, seed=1).requires_grad_()
-    gates = torch.sigmoid(logits).detach()
-    mean = gated_mean(logits, values, src, dst, 1e-6)
-    expected = (gates[0] * values[0] + gates[1] * values[1]) / (gates[0] + gates[1] + 1e-6)
-    torch.testing.assert_close(mean[1], expected)
-    assert torch.equal(mean[2], torch.zeros(3, dtype=torch.float64))
-    assert torch.autograd.gradcheck(lambda g, v: gated_mean(g, v, src, dst, 1e-6), (logits, values))
 
 
 def test_sums_and_owners() -> None:

@@ -16,17 +16,12 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from smoacs.predictors.layers import (
-    Linear,
-    crystal_index,
-    gated_mean,
-    gaussians,
-    sigmoid,
-    silu,
-    sum_at,
-)
+from smoacs.ops import Incidence, gated_messages, interpolate, norm_silu
+from smoacs.predictors.layers import Linear, crystal_index, gaussians, sigmoid, sum_at
 
 _GATE_EPS = 1e-6
+# Pairs are many, and all that enters their embedding is a cosine: it is computed on a grid.
+_COSINE_STEPS = 1024
 
 
 class DirectedEdges(Protocol):
@@ -132,12 +127,23 @@ class MLPLayer(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """Map (N, in_features) to (N, out_features)."""
-        return _activate(self.layer(x), self.training)
+        linear, norm = self.layer
+        return _activate(linear(x), norm)
 
 
-def _activate(x: Tensor, training: bool) -> Tensor:
-    # Training asks for speed, not for bitwise independence of the batch.
-    return functional.silu(x) if training else silu(x)
+def _activate(x: Tensor, norm: nn.Module, residual: Tensor | None = None) -> Tensor:
+    """SiLU of the normalised rows, added to the residual."""
+    if isinstance(norm, nn.LayerNorm):
+        return norm_silu(x, norm.weight, norm.bias, residual, eps=norm.eps)
+    assert isinstance(norm, nn.BatchNorm1d)
+    if norm.training:
+        activated = functional.silu(norm(x))
+        return activated if residual is None else residual + activated
+    assert norm.running_mean is not None
+    assert norm.running_var is not None
+    scale = norm.weight * torch.rsqrt(norm.running_var + norm.eps)
+    shift = norm.bias - norm.running_mean * scale
+    return norm_silu(x, scale, shift, residual, eps=None)
 
 
 class EdgeGatedGraphConv(nn.Module):
@@ -154,18 +160,20 @@ class EdgeGatedGraphConv(nn.Module):
         self.bn_nodes = _norm(norm, features)
 
     def forward(
-        self, x: Tensor, y: Tensor, edges: DirectedEdges, *, update_edges: bool = True
+        self, x: Tensor, y: Tensor, edges: Incidence, *, update_edges: bool = True
     ) -> tuple[Tensor, Tensor | None]:
         """Update nodes (N, F) and edges (E, F); None for the edges unless ``update_edges``."""
         # The maps of the ends run on the nodes, before the gather, not on the many edges.
-        m = self.edge_gate(y)
-        m = m.add_(self.src_gate(x).index_select(0, edges.src))
-        m = m.add_(self.dst_gate(x).index_select(0, edges.dst))
-        h = gated_mean(m, self.dst_update(x), edges.src, edges.dst, _GATE_EPS)
-        x = x + _activate(self.bn_nodes(self.src_update(x) + h), self.training)
-        if not update_edges:
-            return x, None
-        return x, y + _activate(self.bn_edges(m), self.training)
+        m, h = gated_messages(
+            self.edge_gate(y),
+            self.src_gate(x),
+            self.dst_gate(x),
+            self.dst_update(x),
+            edges,
+            eps=_GATE_EPS,
+        )
+        x = _activate(self.src_update(x) + h, self.bn_nodes, residual=x)
+        return x, _activate(m, self.bn_edges, residual=y) if update_edges else None
 
 
 class ALIGNNConv(nn.Module):
@@ -232,16 +240,18 @@ class ALIGNN(nn.Module):
         lengths = _norms(edge_vectors)
         x = self.atom_embedding(atom_features)
         y = self._embed_lengths(lengths)
+        bonds = Incidence.of(neighbors.src, neighbors.dst, x.shape[0])
         if len(self.alignn_layers) > 0:
-            z = self.angle_embedding(_pair_cosines(edge_vectors, lengths, line))
+            pairs = Incidence.of(line.src, line.dst, y.shape[0])
+            z = self._embed_cosines(_pair_cosines(edge_vectors, lengths, line))
         # What no later layer reads is not computed: pairs after the last layer with pairs, bonds
         # after the last layer of all. The weights stay, so that official files load strictly.
         for left, layer in _count_down(self.alignn_layers):
-            x, y = layer.node_update(x, y, neighbors, update_edges=left > 0 or self._has_gcn)
+            x, y = layer.node_update(x, y, bonds, update_edges=left > 0 or self._has_gcn)
             if y is not None:
-                y, z = layer.edge_update(y, z, line, update_edges=left > 0)
+                y, z = layer.edge_update(y, z, pairs, update_edges=left > 0)
         for left, layer in _count_down(self.gcn_layers):
-            x, y = layer(x, y, neighbors, update_edges=left > 0)
+            x, y = layer(x, y, bonds, update_edges=left > 0)
         crystal = crystal_index(ptr, x.shape[0])
         mean = sum_at(x, crystal, ptr.numel() - 1) / ptr.diff()[:, None]
         return self._link(self.fc(mean))
@@ -257,6 +267,16 @@ class ALIGNN(nn.Module):
         if envelope.multiply:
             return self.edge_embedding(lengths) * envelope(lengths)[:, None]
         return self.edge_embedding(envelope(lengths))
+
+    def _embed_cosines(self, cosines: Tensor) -> Tensor:
+        embed = self.angle_embedding
+        if self.training and self.config.norm == "batch":
+            return embed(cosines)  # statistics over the batch are no function of one cosine
+        step = 2 / _COSINE_STEPS
+        # Two steps more at each end, so that no cosine is extrapolated.
+        knots = torch.arange(-2, _COSINE_STEPS + 3, dtype=cosines.dtype, device=cosines.device)
+        table = embed(knots * step - 1)
+        return interpolate(table, cosines, low=-1 - 2 * step, step=step)
 
     def _link(self, out: Tensor) -> Tensor:
         if self.config.link == "log":

@@ -71,11 +71,6 @@ def sigmoid(x: Tensor) -> Tensor:
     return _Sigmoid.apply(x)
 
 
-def silu(x: Tensor) -> Tensor:
-    """``x * sigmoid(x)`` of every element."""
-    return _SiLU.apply(x)
-
-
 def softplus(x: Tensor) -> Tensor:
     """``log(1 + exp(x))`` of every element; beyond 20 the element itself, as torch has it."""
     return _Softplus.apply(x)
@@ -102,27 +97,6 @@ def gaussians(values: Tensor, centers: Tensor, gamma: float) -> Tensor:
     Tensor (N, bins)
     """
     return _Gaussians.apply(values, centers, gamma)
-
-
-def gated_mean(gate_logits: Tensor, values: Tensor, src: Tensor, dst: Tensor, eps: float) -> Tensor:
-    """Mean over the edges into each node, weighted with gates, of a value of the edges' sources.
-
-    ``sum_e gate_e values[src_e] / (sum_e gate_e + eps)`` with ``gate = sigmoid(gate_logits)``.
-
-    Parameters
-    ----------
-    gate_logits : Tensor (E, F), float
-    values : Tensor (N, F), float
-    src, dst : Tensor (E,), int64
-        Nodes at the ends of the edges.
-    eps : float
-        Keeps nodes without edges at zero.
-
-    Returns
-    -------
-    Tensor (N, F)
-    """
-    return _GatedMean.apply(gate_logits, values, src, dst, eps)
 
 
 def sum_at(values: Tensor, index: Tensor, size: int) -> Tensor:
@@ -246,46 +220,6 @@ class _Gaussians(torch.autograd.Function):
         values, centers, basis = ctx.saved_tensors
         slope = (values[:, None] - centers).mul_(basis).mul_(grad)
         return slope.sum(1).mul_(-2 * ctx.gamma), None, None
-
-
-class _GatedMean(torch.autograd.Function):
-    # By hand because it halves the number of (E, F) arrays, whose allocation is what costs time.
-    @staticmethod
-    def forward(
-        ctx: Any, gate_logits: Tensor, values: Tensor, src: Tensor, dst: Tensor, eps: float
-    ) -> Tensor:
-        gate = _logistic(gate_logits)
-        total = sum_at(values.index_select(0, src).mul_(gate), dst, len(values))
-        norm = sum_at(gate, dst, len(values)).add_(eps)
-        mean = total.div_(norm)
-        ctx.save_for_backward(gate, values, src, dst, norm, mean)
-        return mean
-
-    @staticmethod
-    @once_differentiable
-    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
-        gate, values, src, dst, norm, mean = ctx.saved_tensors
-        grad_total = grad / norm
-        message = grad_total.index_select(0, dst)
-        grad_gate = values.index_select(0, src).sub_(mean.index_select(0, dst)).mul_(message)
-        grad_values = sum_at(message.mul_(gate), src, len(values))
-        grad_logits = grad_gate.mul_(gate).mul_(torch.rsub(gate, 1))
-        return grad_logits, grad_values, None, None, None
-
-
-class _SiLU(torch.autograd.Function):
-    @staticmethod
-    def forward(ctx: Any, x: Tensor) -> Tensor:
-        gate = _logistic(x)
-        value = x * gate
-        ctx.save_for_backward(gate, value)
-        return value
-
-    @staticmethod
-    @once_differentiable
-    def backward(ctx: Any, grad: Tensor) -> Tensor:
-        gate, value = ctx.saved_tensors
-        return torch.rsub(gate, 1).mul_(value).add_(gate).mul_(grad)
 
 
 class _Softplus(torch.autograd.Function):
