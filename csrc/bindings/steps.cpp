@@ -29,7 +29,7 @@ class NeighborSteps {
     NeighborSteps(const std::string& rule, double cutoff, std::int64_t k, double tie_tolerance,
                   std::int64_t n_sites, std::int64_t n_crystals, Address frac_coords,
                   Address lattice, Address ptr, Address cells, Address sites, Address bin,
-                  Address reach, Address longest_reach, Address counts, Address fault,
+                  Address reach, Address longest_reach, Address last, Address counts, Address fault,
                   const Stream& stream)
         : stream_(stream) {
         require_size(n_sites, "n_sites");
@@ -46,6 +46,7 @@ class NeighborSteps {
         job_.bin = pointer<std::int64_t>(bin, n_sites, "bin");
         job_.reach = pointer<double>(reach, n_sites, "reach");
         job_.longest_reach = pointer<const double>(longest_reach, n_crystals, "longest_reach");
+        job_.last = pointer<LastNeighbor>(last, n_sites, "last");
         job_.counts = pointer<std::int64_t>(counts, n_sites, "counts");
         job_.fault = pointer<std::int64_t>(fault, 1, "fault");
     }
@@ -63,23 +64,19 @@ class NeighborSteps {
         job_.first = pointer<const std::int64_t>(first, job_.n_sites + 1, "first");
     }
 
-    void fill(Address starts, Address candidates, std::int64_t n_candidates) {
+    void fill(Address starts, Address arcs, Address src, Address dst, Address shift,
+              Address distance, std::int64_t capacity, const std::string& dtype) {
+        require_size(capacity, "capacity");
+        job_.capacity = capacity;
         job_.starts = pointer<const std::int64_t>(starts, job_.n_sites + 1, "starts");
-        job_.candidates = pointer<Candidate>(candidates, n_candidates, "candidates");
-        SMOACS_RUN(stream_, cpu::fill(job_), cuda::fill(job_, *stream_));
-    }
-
-    void finish(Address starts, Address src, Address dst, Address shift, Address distance,
-                std::int64_t n_edges, const std::string& dtype) {
+        job_.arcs = pointer<Arc>(arcs, capacity, "arcs");
         with_float_type(dtype, [&](auto zero) {
             using T = decltype(zero);
-            const NeighborOutput<T> out{
-                pointer<const std::int64_t>(starts, job_.n_sites + 1, "starts"),
-                pointer<std::int64_t>(src, n_edges, "src"),
-                pointer<std::int64_t>(dst, n_edges, "dst"),
-                pointer<std::int32_t>(shift, n_edges, "shift"),
-                pointer<T>(distance, n_edges, "distance")};
-            SMOACS_RUN(stream_, cpu::finish(job_, out), cuda::finish(job_, out, *stream_));
+            const NeighborOutput<T> out{pointer<std::int64_t>(src, capacity, "src"),
+                                        pointer<std::int64_t>(dst, capacity, "dst"),
+                                        pointer<std::int32_t>(shift, capacity, "shift"),
+                                        pointer<T>(distance, capacity, "distance")};
+            SMOACS_RUN(stream_, cpu::fill(job_, out), cuda::fill(job_, out, *stream_));
         });
     }
 
@@ -197,27 +194,26 @@ void bind_steps(py::module_& m) {
     m.attr("NO_NEIGHBOR_FAULT") = kNoNeighborFault;
     m.attr("SEARCH_CELL_BYTES") = sizeof(SearchCell);
     m.attr("SEARCH_SITE_BYTES") = sizeof(SearchSite);
-    m.attr("CANDIDATE_BYTES") = sizeof(Candidate);
+    m.attr("ARC_BYTES") = sizeof(Arc);
+    m.attr("LAST_NEIGHBOR_BYTES") = sizeof(LastNeighbor);
     m.attr("EDGES_PER_CHUNK") = EdgeGradientJob<double>::kChunk;
     py::class_<NeighborSteps>(m, "NeighborSteps")
         .def(py::init<const std::string&, double, std::int64_t, double, std::int64_t, std::int64_t,
                       Address, Address, Address, Address, Address, Address, Address, Address,
-                      Address, Address, const Stream&>(),
+                      Address, Address, Address, const Stream&>(),
              py::kw_only(), py::arg("rule"), py::arg("cutoff"), py::arg("k"),
              py::arg("tie_tolerance"), py::arg("n_sites"), py::arg("n_crystals"),
              py::arg("frac_coords"), py::arg("lattice"), py::arg("ptr"), py::arg("cells"),
              py::arg("sites"), py::arg("bin"), py::arg("reach"), py::arg("longest_reach"),
-             py::arg("counts"), py::arg("fault"), py::arg("stream").none(true))
+             py::arg("last"), py::arg("counts"), py::arg("fault"), py::arg("stream").none(true))
         .def("prepare", &NeighborSteps::prepare, Release())
         .def("use_bins", &NeighborSteps::use_bins, py::kw_only(), py::arg("by_bin"),
              py::arg("first"))
         .def("find_reach", &NeighborSteps::find_reach, Release())
         .def("count", &NeighborSteps::count, Release())
-        .def("fill", &NeighborSteps::fill, py::kw_only(), py::arg("starts"), py::arg("candidates"),
-             py::arg("n_candidates"), Release())
-        .def("finish", &NeighborSteps::finish, py::kw_only(), py::arg("starts"), py::arg("src"),
-             py::arg("dst"), py::arg("shift"), py::arg("distance"), py::arg("n_edges"),
-             py::arg("dtype"), Release());
+        .def("fill", &NeighborSteps::fill, py::kw_only(), py::arg("starts"), py::arg("arcs"),
+             py::arg("src"), py::arg("dst"), py::arg("shift"), py::arg("distance"),
+             py::arg("capacity"), py::arg("dtype"), Release());
     m.def("describe_neighbor_fault", &describe_neighbor_fault, py::arg("fault"));
     m.def("fill_pairs", &fill_pairs, py::kw_only(), py::arg("n_edges"), py::arg("src"),
           py::arg("dst"), py::arg("by_dst"), py::arg("first"), py::arg("starts"),

@@ -5,11 +5,11 @@
 //     -- sites are sorted by bin --
 //     find_reach (sites)                               knn rules: how far a site's neighbours are
 //     -- largest reach per crystal --
-//     count (sites)                                    number of candidates
-//     -- offsets; the host learns the number of edges and allocates --
-//     fill, finish (sites)                             candidates, then edges in order
+//     count (sites)                                    number of edges
+//     -- offsets; the host may learn the number of edges and allocate --
+//     fill, finish (sites)                             edges, then the same in order
 //
-// Every step does nothing once a fault has been found.
+// Edges beyond the capacity are dropped. Every step does nothing once a fault has been found.
 #pragma once
 
 #include <cmath>
@@ -59,12 +59,18 @@ struct SearchSite {
     std::int64_t crystal;
 };
 
-// A pair before it has its place in the list.
-struct Candidate {
-    double rank;
+// An edge from a known site, before it has its place in the list.
+struct Arc {
     double distance;
     std::int32_t dst;  // within the batch
     std::int32_t shift[3];
+};
+
+// Which neighbours of a site have room under the rule knn: all of lower ranks and, in the order of
+// (dst, shift), those of the last rank up to one of them.
+struct LastNeighbor {
+    double rank;
+    double end[4];
 };
 
 struct NeighborJob {
@@ -81,9 +87,11 @@ struct NeighborJob {
     const std::int64_t* first;    // (S + 1) first place of each bin in by_bin
     double* reach;                // (S)
     const double* longest_reach;  // (C)
+    LastNeighbor* last;           // (S)
     std::int64_t* counts;         // (S)
-    const std::int64_t* starts;   // (S + 1) offsets of the candidates
-    Candidate* candidates;
+    const std::int64_t* starts;   // (S + 1) offsets of the edges
+    std::int64_t capacity;        // number of arcs and edges that there is room for
+    Arc* arcs;
     std::int64_t* fault;
 };
 
@@ -98,6 +106,10 @@ SMOACS_HD bool fits_32_bits(Shift s) {
 
 SMOACS_HD double largest(Vec3 v) {
     return std::fmax(std::fabs(v.x), std::fmax(std::fabs(v.y), std::fabs(v.z)));
+}
+
+SMOACS_HD std::int64_t min_of(std::int64_t a, std::int64_t b) {
+    return a < b ? a : b;
 }
 
 SMOACS_HD double axis(Vec3 v, int k) {
@@ -220,35 +232,113 @@ SMOACS_HD double measure(const NeighborJob& job, std::int64_t src, std::int64_t 
                       : pair_vector(lattice, from.start, to.start, to_vec(shift)));
 }
 
-// Number and extremes of the distances from a site in the range (above, upto], and the smallest
-// distance beyond.
+// Number and extremes of the values in a range (above, upto], and the smallest one beyond.
 struct Tally {
     std::int64_t n;
     double least, most, next;
 };
 
-template <typename Team>
+// Of the values value(dst, shift, distance) of all pairs from a site.
+template <typename Team, typename Value>
 SMOACS_LANES Tally tally(const NeighborJob& job, std::int64_t src, double radius, double above,
-                         double upto) {
+                         double upto, Value&& value) {
     Tally mine{0, INFINITY, -INFINITY, INFINITY};
     scan<Team>(job, src, radius, [&](bool near, std::int64_t dst, Shift shift) {
         if (!near) return;
-        const double d = measure(job, src, dst, shift);
-        if (!(d > above)) return;
-        if (d > upto) {
-            mine.next = std::fmin(mine.next, d);
+        const double v = value(dst, shift, measure(job, src, dst, shift));
+        if (!(v > above)) return;
+        if (v > upto) {
+            mine.next = std::fmin(mine.next, v);
             return;
         }
         ++mine.n;
-        mine.least = std::fmin(mine.least, d);
-        mine.most = std::fmax(mine.most, d);
+        mine.least = std::fmin(mine.least, v);
+        mine.most = std::fmax(mine.most, v);
     });
     return {Team::sum(mine.n), Team::min(mine.least), Team::max(mine.most), Team::min(mine.next)};
 }
 
-// Calls visit(times, dst, shift, distance) for the candidates of a site, in step; times may be 0.
+// k-th smallest of the values above a bound, of which `found` has at least k.
+template <typename Team, typename Value>
+SMOACS_LANES double kth_smallest(const NeighborJob& job, std::int64_t src, double radius,
+                                 double above, std::int64_t k, const Tally& found, Value&& value) {
+    // Halves the range that holds it; its ends are always values.
+    double low = found.least, high = found.most;
+    while (low < high) {
+        const double middle = low + (high - low) / 2;
+        const double upto = middle < high ? middle : low;
+        const Tally below = tally<Team>(job, src, radius, above, upto, value);
+        if (below.n >= k) {
+            high = below.most;
+        } else {
+            low = below.next;
+        }
+    }
+    return high;
+}
+
+// Places of a pair among those that tie: dst, then shift.
+SMOACS_HD double tie_breaker(int level, std::int64_t dst, Shift shift) {
+    return static_cast<double>(level == 0   ? dst
+                               : level == 1 ? shift.a
+                               : level == 2 ? shift.b
+                                            : shift.c);
+}
+
+// The last of the k nearest, given the distance of the k-th and how far all reach.
+template <typename Team>
+SMOACS_LANES LastNeighbor last_neighbor(const NeighborJob& job, std::int64_t src, double kth,
+                                        double reach) {
+    const NeighborQuery& query = job.query;
+    LastNeighbor last{query.rank(kth), {INFINITY, INFINITY, INFINITY, INFINITY}};
+    const auto number = [&](auto&& wanted) {
+        std::int64_t n = 0;
+        scan<Team>(job, src, reach, [&](bool near, std::int64_t dst, Shift shift) {
+            if (!near) return;
+            const double d = measure(job, src, dst, shift);
+            n += d > query.min_distance() && d <= reach && wanted(dst, shift, query.rank(d));
+        });
+        return Team::sum(n);
+    };
+    std::int64_t room =
+        query.k - number([&](std::int64_t, Shift, double rank) { return rank < last.rank; });
+    for (int level = 0; level < 4; ++level) {
+        const auto ties = [&](std::int64_t dst, Shift shift, double rank) {
+            bool alike = rank == last.rank;
+            for (int i = 0; i < level; ++i) {
+                alike = alike && tie_breaker(i, dst, shift) == last.end[i];
+            }
+            return alike;
+        };
+        if (number(ties) <= room) break;
+        const auto value = [&](std::int64_t dst, Shift shift, double d) {
+            const bool counts = d > query.min_distance() && d <= reach;
+            return counts && ties(dst, shift, query.rank(d)) ? tie_breaker(level, dst, shift)
+                                                             : static_cast<double>(NAN);
+        };
+        const Tally all = tally<Team>(job, src, reach, -INFINITY, INFINITY, value);
+        const double end = kth_smallest<Team>(job, src, reach, -INFINITY, room, all, value);
+        room -= number([&](std::int64_t dst, Shift shift, double rank) {
+            return ties(dst, shift, rank) && tie_breaker(level, dst, shift) < end;
+        });
+        last.end[level] = end;
+    }
+    return last;
+}
+
+SMOACS_HD bool has_room(const LastNeighbor& last, double rank, std::int64_t dst, Shift shift) {
+    if (rank != last.rank) return rank < last.rank;
+    for (int level = 0; level < 4; ++level) {
+        const double mine = tie_breaker(level, dst, shift);
+        if (mine != last.end[level]) return mine < last.end[level];
+    }
+    return true;
+}
+
+// Calls visit(times, dst, shift, distance) for all pairs from a site, in step, with the number of
+// times that they are edges.
 template <typename Team, typename Visit>
-SMOACS_LANES void for_candidates(const NeighborJob& job, std::int64_t src, Visit&& visit) {
+SMOACS_LANES void for_edges(const NeighborJob& job, std::int64_t src, Visit&& visit) {
     const NeighborQuery& query = job.query;
     const bool by_radius = query.rule == NeighborRule::radius;
     const double mine = by_radius ? 0 : job.reach[src];
@@ -265,14 +355,16 @@ SMOACS_LANES void for_candidates(const NeighborJob& job, std::int64_t src, Visit
                 query.alignn() ? measure(job, dst, src, Shift{0, 0, 0} - shift) : there;
             const double theirs = by_radius ? 0 : job.reach[dst];
             times = query.times(dst == src, there, back, mine, theirs);
+            if (query.rule == NeighborRule::knn) {
+                times *= has_room(job.last[src], query.rank(there), dst, shift);
+            }
         }
         visit(times, dst, shift, there);
     });
 }
 
-SMOACS_HD bool comes_before(const Candidate& a, std::int64_t place_a, const Candidate& b,
+SMOACS_HD bool comes_before(const Arc& a, std::int64_t place_a, const Arc& b,
                             std::int64_t place_b) {
-    if (a.rank != b.rank) return a.rank < b.rank;
     if (a.dst != b.dst) return a.dst < b.dst;
     for (int k = 0; k < 3; ++k) {
         if (a.shift[k] != b.shift[k]) return a.shift[k] < b.shift[k];
@@ -366,32 +458,29 @@ SMOACS_LANES void find_reach(const NeighborJob& job, std::int64_t src, Fault&& f
     const double above = query.min_distance();
     const double most = query.rule == NeighborRule::knn ? query.cutoff : INFINITY;
     double radius = expected_radius(n_sites, job.cells[c].cell.volume, query.k);
+    const auto distance = [](std::int64_t, Shift, double d) { return d; };
     detail::Tally found;
     for (;; radius *= 1.3) {
         radius = std::fmin(radius, most);
         if (!detail::can_scan(job, c, radius)) {
             return fault(neighbor_fault(NeighborFault::too_many_images, c));
         }
-        found = detail::tally<Team>(job, src, radius, above, radius);
+        found = detail::tally<Team>(job, src, radius, above, radius, distance);
         if (found.n >= query.k || radius == most) break;
     }
     double kth = INFINITY;
     if (found.n >= query.k) {
-        // Halves the range that holds the k-th distance; its ends are always distances.
-        double low = found.least, high = found.most;
-        while (low < high) {
-            const double middle = low + (high - low) / 2;
-            const double upto = middle < high ? middle : low;
-            const detail::Tally below = detail::tally<Team>(job, src, radius, above, upto);
-            if (below.n >= query.k) {
-                high = below.most;
-            } else {
-                low = below.next;
-            }
-        }
-        kth = high;
+        kth = detail::kth_smallest<Team>(job, src, radius, above, query.k, found, distance);
     }
-    if (Team::rank() == 0) job.reach[src] = query.reach(kth);
+    const double reach = query.reach(kth);
+    LastNeighbor last{INFINITY, {}};
+    if (query.rule == NeighborRule::knn && found.n >= query.k) {
+        last = detail::last_neighbor<Team>(job, src, kth, reach);
+    }
+    if (Team::rank() == 0) {
+        job.reach[src] = reach;
+        job.last[src] = last;
+    }
 }
 
 template <typename Team, typename Fault>
@@ -406,7 +495,7 @@ SMOACS_LANES void count(const NeighborJob& job, std::int64_t src, Fault&& fault)
     }
     std::int64_t n = 0;
     bool fits = true;
-    detail::for_candidates<Team>(job, src, [&](int times, std::int64_t, Shift shift, double) {
+    detail::for_edges<Team>(job, src, [&](int times, std::int64_t, Shift shift, double) {
         n += times;
         fits = fits && (times == 0 || detail::fits_32_bits(shift));
     });
@@ -417,25 +506,26 @@ SMOACS_LANES void count(const NeighborJob& job, std::int64_t src, Fault&& fault)
 
 template <typename Team>
 SMOACS_LANES void fill(const NeighborJob& job, std::int64_t src) {
-    Candidate* out = job.candidates + job.starts[src];
-    detail::for_candidates<Team>(
+    if (*job.fault != kNoNeighborFault) return;
+    std::int64_t next = job.starts[src];
+    detail::for_edges<Team>(
         job, src, [&](int times, std::int64_t dst, Shift shift, double distance) {
-            Candidate* mine = out + Team::before(times);
-            for (int m = 0; m < times; ++m) {
-                mine[m] = {job.query.rank(distance),
-                           distance,
-                           static_cast<std::int32_t>(dst),
-                           {static_cast<std::int32_t>(shift.a), static_cast<std::int32_t>(shift.b),
-                            static_cast<std::int32_t>(shift.c)}};
+            std::int64_t place = next + Team::before(times);
+            const std::int64_t end = detail::min_of(place + times, job.capacity);
+            for (; place < end; ++place) {
+                job.arcs[place] = {
+                    distance,
+                    static_cast<std::int32_t>(dst),
+                    {static_cast<std::int32_t>(shift.a), static_cast<std::int32_t>(shift.b),
+                     static_cast<std::int32_t>(shift.c)}};
             }
-            out += Team::sum(times);
+            next += Team::sum(times);
         });
 }
 
-// The finished list; knn keeps the first k candidates of a site.
+// The finished list.
 template <typename T>
 struct NeighborOutput {
-    const std::int64_t* starts;  // (S + 1) offsets of the edges
     std::int64_t* src;
     std::int64_t* dst;
     std::int32_t* shift;
@@ -444,17 +534,14 @@ struct NeighborOutput {
 
 template <typename Team, typename T>
 SMOACS_LANES void finish(const NeighborJob& job, std::int64_t src, const NeighborOutput<T>& out) {
-    const Candidate* candidates = job.candidates + job.starts[src];
-    const std::int64_t n = job.starts[src + 1] - job.starts[src];
-    const std::int64_t first = out.starts[src], wanted = out.starts[src + 1] - first;
+    if (*job.fault != kNoNeighborFault) return;
+    const std::int64_t first = job.starts[src];
+    const std::int64_t n = detail::min_of(job.starts[src + 1], job.capacity) - first;
+    const Arc* arcs = job.arcs + first;
     for (std::int64_t i = Team::rank(); i < n; i += Team::size) {
-        const Candidate mine = candidates[i];
-        std::int64_t place = 0;
-        for (std::int64_t j = 0; j < n; ++j) {
-            place += detail::comes_before(candidates[j], j, mine, i);
-        }
-        if (place >= wanted) continue;
-        const std::int64_t edge = first + place;
+        const Arc mine = arcs[i];
+        std::int64_t edge = first;
+        for (std::int64_t j = 0; j < n; ++j) edge += detail::comes_before(arcs[j], j, mine, i);
         out.src[edge] = src;
         out.dst[edge] = mine.dst;
         for (int k = 0; k < 3; ++k) out.shift[3 * edge + k] = mine.shift[k];

@@ -5,7 +5,6 @@
 #include <cstdio>
 #include <limits>
 #include <numeric>
-#include <tuple>
 
 #include "core/neighbor_rules.h"
 #include "cpu/collect.h"
@@ -16,13 +15,22 @@ namespace {
 
 constexpr double kMaxShift = std::numeric_limits<std::int32_t>::max();
 
+// Looking at so many points takes less time than to sort them into bins and the neighbours back.
+constexpr std::int64_t kFewPoints = 3000;
+
 double largest(Shift s) {
     return std::max({std::fabs(static_cast<double>(s.a)), std::fabs(static_cast<double>(s.b)),
                      std::fabs(static_cast<double>(s.c))});
 }
 
-std::int32_t narrow(std::int64_t x) {
-    return static_cast<std::int32_t>(x);
+Image image_of(std::int64_t atom, Shift s) {
+    return {static_cast<std::int32_t>(atom),
+            {static_cast<std::int32_t>(s.a), static_cast<std::int32_t>(s.b),
+             static_cast<std::int32_t>(s.c)}};
+}
+
+bool by_shift(const Image& a, const Image& b) {
+    return std::lexicographical_compare(a.shift, a.shift + 3, b.shift, b.shift + 3);
 }
 
 bool is_identity(const std::int64_t (&m)[3][3]) {
@@ -36,10 +44,18 @@ bool is_identity(const std::int64_t (&m)[3][3]) {
 
 // Element begin + i becomes what element from[i] was.
 template <typename T>
-void take(std::vector<T>& values, const std::vector<std::int32_t>& from, std::int64_t begin) {
-    std::vector<T> taken(from.size());
-    for (std::size_t i = 0; i < from.size(); ++i) taken[i] = values[from[i]];
-    std::copy(taken.begin(), taken.end(), values.begin() + begin);
+void take(Buffer<T>& values, const Buffer<std::int32_t>& from, std::int64_t begin,
+          Buffer<T>& scratch) {
+    T* taken = scratch.resize(from.size());
+    for (std::int64_t i = 0; i < from.size(); ++i) taken[i] = values[from[i]];
+    std::copy_n(taken, from.size(), values.data() + begin);
+}
+
+std::int64_t up(double x) {
+    return static_cast<std::int64_t>(std::ceil(x));
+}
+std::int64_t down(double x) {
+    return static_cast<std::int64_t>(std::floor(x));
 }
 
 }  // namespace
@@ -51,10 +67,10 @@ std::string decimals(double x) {
 }
 
 template <typename T>
-Crystal load_crystal(const Crystals<T>& crystals, std::int64_t c) {
-    Crystal crystal;
-    crystal.index = c;
-    switch (make_cell(load_matrix(crystals.lattice, c), crystal.cell)) {
+void load_crystal(const Crystals<T>& crystals, std::int64_t c, Crystal& out) {
+    out.index = c;
+    out.first = crystals.ptr[c];
+    switch (make_cell(load_matrix(crystals.lattice, c), out.cell)) {
         case CellStatus::not_finite:
             fail(c, "the lattice is not finite");
         case CellStatus::singular:
@@ -62,120 +78,121 @@ Crystal load_crystal(const Crystals<T>& crystals, std::int64_t c) {
         case CellStatus::ok:
             break;
     }
-    crystal.frac.reserve(crystals.ptr[c + 1] - crystals.ptr[c]);
-    for (std::int64_t s = crystals.ptr[c]; s < crystals.ptr[c + 1]; ++s) {
-        const Vec3 f = load_row(crystals.frac_coords, s);
-        if (!is_finite(f)) {
-            fail(c, "the fractional coordinates of site " + std::to_string(s - crystals.ptr[c]) +
-                        " are not finite");
+    const std::int64_t n = crystals.ptr[c + 1] - out.first;
+    Vec3* frac = out.frac.resize(n);
+    for (std::int64_t i = 0; i < n; ++i) {
+        frac[i] = load_row(crystals.frac_coords, out.first + i);
+        if (!is_finite(frac[i])) {
+            fail(c, "the fractional coordinates of site " + std::to_string(i) + " are not finite");
         }
-        crystal.frac.push_back(f);
     }
-    return crystal;
 }
 
-template Crystal load_crystal(const Crystals<float>&, std::int64_t);
-template Crystal load_crystal(const Crystals<double>&, std::int64_t);
+template void load_crystal(const Crystals<float>&, std::int64_t, Crystal&);
+template void load_crystal(const Crystals<double>&, std::int64_t, Crystal&);
 
-struct ImageCloud::Wrapped {
-    std::vector<Vec3> inside;   // fractional in the compact basis, from 0 to 1
-    std::vector<Shift> origin;  // in the given basis: lattice vector taken off each atom
-    Vec3 low, high;             // bounds of `inside`
-    Vec3 margin;                // the radius in units of the plane spacings
-    double largest_origin;
-
-    // Images of an atom between the bounds, widened by the margin.
-    struct Box {
-        std::int64_t low[3], high[3];
-
-        std::int64_t size() const {
-            return (high[0] - low[0] + 1) * (high[1] - low[1] + 1) * (high[2] - low[2] + 1);
-        }
-    };
-
-    Box images(std::int64_t atom) const {
-        const Vec3 first = (low - margin) - inside[atom], last = (high + margin) - inside[atom];
-        return {{up(first.x), up(first.y), up(first.z)},
-                {down(last.x), down(last.y), down(last.z)}};
+void ImageCloud::fill(const Crystal& crystal, double radius) {
+    wrap(crystal);
+    const Cell& cell = crystal.cell;
+    // Wrapping and single precision round, so the search is made a little wider than asked for.
+    double lengths = 0, farthest_point = 0;
+    for (int k = 0; k < 3; ++k) {
+        const double along = length(cell.reduced.row[k]);
+        lengths += along;
+        farthest_point += along * (1 + radius / cell.spacing[k]);
     }
-
-    static std::int64_t up(double x) { return static_cast<std::int64_t>(std::ceil(x)); }
-    static std::int64_t down(double x) { return static_cast<std::int64_t>(std::floor(x)); }
-};
-
-ImageCloud::ImageCloud(const Crystal& crystal, double radius) : radius_(radius) {
-    if (crystal.size() == 0) return;
-    const Wrapped atoms = wrap(crystal);
-    choose_bins(atoms);
-    add_images(crystal, atoms);
+    const double wide = radius * (1 + 1e-6) + 1e-15 * (farthest_ + 1e3) * lengths;
+    radius_ = static_cast<float>(wide + 4e-7 * farthest_point);
+    margin_ = {wide / cell.spacing[0], wide / cell.spacing[1], wide / cell.spacing[2]};
+    check_size(crystal, wide);
+    const std::int64_t n_points = make_boxes();
+    choose_bins(n_points);
+    add_images(crystal, n_points);
     if (binned()) sort_by_bin();
 }
 
-ImageCloud::Wrapped ImageCloud::wrap(const Crystal& crystal) {
+void ImageCloud::wrap(const Crystal& crystal) {
     const Cell& cell = crystal.cell;
-    Wrapped atoms{{}, {}, {1, 1, 1}, {0, 0, 0}, {}, 0};
-    atoms.inside.reserve(crystal.size());
-    atoms.origin.reserve(crystal.size());
-    offset_.reserve(3 * crystal.size());
-    home_.reserve(crystal.size());
-    home_position_.reserve(crystal.size());
-    double farthest = 0;
-    for (const Vec3 f : crystal.frac) {
-        const Vec3 g = cell.compact(f);
+    const std::int64_t n = crystal.size();
+    inside_.resize(n);
+    position_.resize(n);
+    offset_.resize(n);
+    low_ = {1, 1, 1};
+    high_ = {0, 0, 0};
+    farthest_ = largest_offset_ = 0;
+    for (std::int64_t i = 0; i < n; ++i) {
+        const Vec3 g = cell.compact(crystal.frac[i]);
         const Vec3 whole{std::floor(g.x), std::floor(g.y), std::floor(g.z)};
-        farthest = std::max({farthest, std::fabs(whole.x), std::fabs(whole.y), std::fabs(whole.z)});
-        if (!(farthest <= kMaxShift)) {
+        farthest_ =
+            std::max({farthest_, std::fabs(whole.x), std::fabs(whole.y), std::fabs(whole.z)});
+        if (!(farthest_ <= kMaxShift)) {
             fail(crystal.index, "fractional coordinates are too large; wrap them");
         }
         const Vec3 in = g - whole;
-        atoms.inside.push_back(in);
-        atoms.low = {std::min(atoms.low.x, in.x), std::min(atoms.low.y, in.y),
-                     std::min(atoms.low.z, in.z)};
-        atoms.high = {std::max(atoms.high.x, in.x), std::max(atoms.high.y, in.y),
-                      std::max(atoms.high.z, in.z)};
-        const Shift origin =
+        low_ = {std::min(low_.x, in.x), std::min(low_.y, in.y), std::min(low_.z, in.z)};
+        high_ = {std::max(high_.x, in.x), std::max(high_.y, in.y), std::max(high_.z, in.z)};
+        const Shift offset =
             cell.given({static_cast<std::int64_t>(whole.x), static_cast<std::int64_t>(whole.y),
                         static_cast<std::int64_t>(whole.z)});
-        atoms.origin.push_back(origin);
-        atoms.largest_origin = std::max(atoms.largest_origin, largest(origin));
-        offset_.insert(offset_.end(), {narrow(origin.a), narrow(origin.b), narrow(origin.c)});
-        home_position_.push_back(in * cell.reduced);
+        largest_offset_ = std::max(largest_offset_, largest(offset));
+        inside_[i] = in;
+        position_[i] = in * cell.reduced;
+        offset_[i] = image_of(0, offset);
     }
-    // Wrapping rounds, so the search is made a little wider than asked for.
-    double lengths = 0;
-    for (const Vec3 a : cell.reduced.row) lengths += length(a);
-    radius_ = radius_ * (1 + 1e-9) + 1e-15 * (farthest + 1e3) * lengths;
-    atoms.margin = {radius_ / cell.spacing[0], radius_ / cell.spacing[1],
-                    radius_ / cell.spacing[2]};
-    return atoms;
 }
 
-void ImageCloud::choose_bins(const Wrapped& atoms) {
-    const double low[3] = {atoms.low.x, atoms.low.y, atoms.low.z};
-    const double high[3] = {atoms.high.x, atoms.high.y, atoms.high.z};
-    const double margin[3] = {atoms.margin.x, atoms.margin.y, atoms.margin.z};
-    double points = static_cast<double>(atoms.inside.size());
+void ImageCloud::check_size(const Crystal& crystal, double radius) const {
+    const Cell& cell = crystal.cell;
+    const Vec3 extent = high_ - low_ + 2.0 * margin_ + Vec3{1, 1, 1};
+    const double most = static_cast<double>(crystal.size()) * extent.x * extent.y * extent.z;
+    if (!(most <= kMaxImages)) {
+        fail(crystal.index, "its cell of " + decimals(cell.volume) +
+                                " Å^3 has too many images within " + decimals(radius) +
+                                " Å; use a smaller cutoff or a larger cell");
+    }
+    for (int k = 0; k < 3; ++k) {
+        const double shift = extent.x * std::fabs(static_cast<double>(cell.to[0][k])) +
+                             extent.y * std::fabs(static_cast<double>(cell.to[1][k])) +
+                             extent.z * std::fabs(static_cast<double>(cell.to[2][k]));
+        if (shift + 2 * largest_offset_ > kMaxShift) {
+            fail(crystal.index, "shifts do not fit into 32 bits; wrap the coordinates");
+        }
+    }
+}
+
+// Returns the number of points.
+std::int64_t ImageCloud::make_boxes() {
+    const std::int64_t n = inside_.size();
+    std::int64_t n_points = 0;
+    boxes_.resize(n);
+    for (std::int64_t i = 0; i < n; ++i) {
+        const Vec3 first = (low_ - margin_) - inside_[i], last = (high_ + margin_) - inside_[i];
+        boxes_[i] = {{up(first.x), up(first.y), up(first.z)},
+                     {down(last.x), down(last.y), down(last.z)}};
+        n_points += boxes_[i].size();
+    }
+    return n_points;
+}
+
+void ImageCloud::choose_bins(std::int64_t n_points) {
+    const double low[3] = {low_.x, low_.y, low_.z}, high[3] = {high_.x, high_.y, high_.z};
+    const double margin[3] = {margin_.x, margin_.y, margin_.z};
     double extent[3], n_bins[3];
     for (int k = 0; k < 3; ++k) {
         bin_start_[k] = low[k] - margin[k];
         extent[k] = high[k] - low[k] + 2 * margin[k];
-        points *= extent[k];
         n_bins[k] = std::floor(extent[k] / margin[k] * (1 - 1e-9));
-        if (n_bins[k] < 4) n_bins[k] = 1;  // a source would look at all of them
+        // A source would look at all of three.
+        if (n_bins[k] < 4 || n_points <= kFewPoints) n_bins[k] = 1;
     }
     // More bins than points only cost memory.
-    while (n_bins[0] * n_bins[1] * n_bins[2] > std::max(1.0, points)) {
+    while (n_bins[0] * n_bins[1] * n_bins[2] > std::max<double>(1, n_points)) {
         double& most = *std::max_element(n_bins, n_bins + 3);
         most = std::floor(most / 2);
     }
     for (int k = 0; k < 3; ++k) {
         n_bins_[k] = static_cast<std::int32_t>(n_bins[k]);
         bins_per_unit_[k] = n_bins[k] / extent[k];
-    }
-    if (n_bins_[0] * n_bins_[1] * n_bins_[2] == 1) return;
-    for (const Vec3 g : atoms.inside) {
-        home_bin_.insert(home_bin_.end(),
-                         {bin_along(0, g.x), bin_along(1, g.y), bin_along(2, g.z)});
     }
 }
 
@@ -184,108 +201,83 @@ std::int32_t ImageCloud::bin_along(int axis, double coordinate) const {
     return std::clamp(static_cast<std::int32_t>(place), 0, n_bins_[axis] - 1);
 }
 
-void ImageCloud::add_images(const Crystal& crystal, const Wrapped& atoms) {
+void ImageCloud::add_images(const Crystal& crystal, std::int64_t n_points) {
     const Cell& cell = crystal.cell;
     const std::int64_t n = crystal.size();
-    const Vec3 extent = atoms.high - atoms.low + 2.0 * atoms.margin;
-    const double most = static_cast<double>(n) * (extent.x + 1) * (extent.y + 1) * (extent.z + 1);
-    if (!(most <= kMaxImages)) {
-        fail(crystal.index, "its cell of " + decimals(cell.volume) +
-                                " Å^3 has too many images within " + decimals(radius_) +
-                                " Å; use a smaller cutoff or a larger cell");
-    }
-    const Vec3 far{extent.x + 1, extent.y + 1, extent.z + 1};
-    for (int k = 0; k < 3; ++k) {
-        const double shift = far.x * std::fabs(static_cast<double>(cell.to[0][k])) +
-                             far.y * std::fabs(static_cast<double>(cell.to[1][k])) +
-                             far.z * std::fabs(static_cast<double>(cell.to[2][k]));
-        if (shift + 2 * atoms.largest_origin > kMaxShift) {
-            fail(crystal.index, "shifts do not fit into 32 bits; wrap the coordinates");
-        }
-    }
-
-    std::int64_t n_points = 0;
-    for (std::int64_t j = 0; j < n; ++j) n_points += atoms.images(j).size();
-    for (auto* values : {&x_, &y_, &z_}) values->resize(n_points);
-    for (auto* values : {&atom_, &shift_[0], &shift_[1], &shift_[2]}) values->resize(n_points);
+    images_.resize(n_points);
+    for (auto& values : axis_) values.resize(n_points);
+    home_.resize(n);
     if (binned()) bin_.resize(n_points);
 
     const bool in_order = is_identity(cell.to);
     const Vec3 step = cell.reduced.row[2];
-    const Shift given_step = cell.given({0, 0, 1});
+    const Image given_step = image_of(0, cell.given({0, 0, 1}));
     std::int64_t q = 0;
     for (std::int64_t j = 0; j < n; ++j) {
-        const Wrapped::Box box = atoms.images(j);
-        const Vec3 in = atoms.inside[j];
+        const Box box = boxes_[j];
+        const Vec3 in = inside_[j];
+        const Shift offset{offset_[j].shift[0], offset_[j].shift[1], offset_[j].shift[2]};
         const std::int64_t begin = q;
         for (std::int64_t a = box.low[0]; a <= box.high[0]; ++a) {
-            const std::int32_t bin_a = bin_along(0, in.x + static_cast<double>(a));
             for (std::int64_t b = box.low[1]; b <= box.high[1]; ++b) {
-                const std::int32_t bin_ab =
-                    bin_a * n_bins_[1] + bin_along(1, in.y + static_cast<double>(b));
-                const Vec3 x = home_position_[j] + to_vec({a, b, 0}) * cell.reduced;
-                Shift shift = cell.given({a, b, box.low[2]}) - atoms.origin[j];
-                for (std::int64_t c = box.low[2]; c <= box.high[2]; ++c, ++q) {
+                const std::int64_t first = q;
+                const Vec3 x = position_[j] + to_vec({a, b, box.low[2]}) * cell.reduced;
+                Image image = image_of(j, cell.given({a, b, box.low[2]}) - offset);
+                for (std::int64_t c = 0; c <= box.high[2] - box.low[2]; ++c, ++q) {
                     const auto times = static_cast<double>(c);
-                    x_[q] = x.x + times * step.x;
-                    y_[q] = x.y + times * step.y;
-                    z_[q] = x.z + times * step.z;
-                    atom_[q] = narrow(j);
-                    shift_[0][q] = narrow(shift.a);
-                    shift_[1][q] = narrow(shift.b);
-                    shift_[2][q] = narrow(shift.c);
-                    shift = shift + given_step;
-                    if (binned()) bin_[q] = bin_ab * n_bins_[2] + bin_along(2, in.z + times);
+                    axis_[0][q] = static_cast<float>(x.x + times * step.x);
+                    axis_[1][q] = static_cast<float>(x.y + times * step.y);
+                    axis_[2][q] = static_cast<float>(x.z + times * step.z);
+                    images_[q] = image;
+                    image = image + given_step;
+                }
+                if (!binned()) continue;
+                const std::int32_t row = bin_along(0, in.x + static_cast<double>(a)) * n_bins_[1] +
+                                         bin_along(1, in.y + static_cast<double>(b));
+                for (std::int64_t p = first; p < q; ++p) {
+                    const auto c = static_cast<double>(box.low[2] + (p - first));
+                    bin_[p] = row * n_bins_[2] + bin_along(2, in.z + c);
                 }
             }
         }
         if (!in_order) sort_by_shift(begin, q);
-        home_.push_back(find_home(begin, q, atoms.origin[j]));
+        home_[j] = find_home(j, begin, q);
     }
 }
 
 void ImageCloud::sort_by_shift(std::int64_t begin, std::int64_t end) {
-    std::vector<std::int32_t> from(end - begin);
-    std::iota(from.begin(), from.end(), narrow(begin));
-    std::sort(from.begin(), from.end(), [this](std::int32_t p, std::int32_t q) {
-        return std::tie(shift_[0][p], shift_[1][p], shift_[2][p]) <
-               std::tie(shift_[0][q], shift_[1][q], shift_[2][q]);
-    });
-    for (auto* values : {&x_, &y_, &z_}) take(*values, from, begin);
-    for (auto* values : {&shift_[0], &shift_[1], &shift_[2]}) take(*values, from, begin);
-    if (binned()) take(bin_, from, begin);
+    std::int32_t* from = from_.resize(end - begin);
+    std::iota(from, from + from_.size(), static_cast<std::int32_t>(begin));
+    std::sort(from, from + from_.size(),
+              [this](std::int32_t p, std::int32_t q) { return by_shift(images_[p], images_[q]); });
+    for (auto& values : axis_) take(values, from_, begin, unsorted_);
+    take(images_, from_, begin, unsorted_images_);
+    if (binned()) take(bin_, from_, begin, number_);
 }
 
 // Number of the point with no shift among those of an atom, which are in order of their shifts.
-std::int32_t ImageCloud::find_home(std::int64_t begin, std::int64_t end, Shift origin) const {
-    const Shift home = Shift{0, 0, 0} - origin;
-    while (end - begin > 1) {
-        const std::int64_t middle = begin + (end - begin) / 2;
-        const Shift here{shift_[0][middle], shift_[1][middle], shift_[2][middle]};
-        (home < here ? end : begin) = middle;
-    }
-    return narrow(begin);
+std::int32_t ImageCloud::find_home(std::int64_t atom, std::int64_t begin, std::int64_t end) const {
+    const std::int32_t* offset = offset_[atom].shift;
+    const Image home{0, {-offset[0], -offset[1], -offset[2]}};
+    const Image* place =
+        std::lower_bound(images_.data() + begin, images_.data() + end, home, by_shift);
+    return static_cast<std::int32_t>(place - images_.data());
 }
 
 void ImageCloud::sort_by_bin() {
-    first_.assign(static_cast<std::size_t>(n_bins_[0]) * n_bins_[1] * n_bins_[2] + 1, 0);
-    for (const std::int32_t b : bin_) ++first_[b + 1];
-    std::partial_sum(first_.begin(), first_.end(), first_.begin());
-    std::vector<std::int32_t> next(first_.begin(), first_.end() - 1);
+    const std::int64_t n_bins = std::int64_t{n_bins_[0]} * n_bins_[1] * n_bins_[2];
+    std::int32_t* first = first_.resize(n_bins + 1);
+    std::fill_n(first, n_bins + 1, 0);
+    for (std::int64_t q = 0; q < bin_.size(); ++q) ++first[bin_[q]];
+    std::partial_sum(first, first + n_bins + 1, first);
     number_.resize(bin_.size());
-    for (std::size_t q = 0; q < bin_.size(); ++q) {
-        number_[next[bin_[q]]++] = static_cast<std::int32_t>(q);
+    for (std::int64_t q = bin_.size() - 1; q >= 0; --q) {
+        number_[--first[bin_[q]]] = static_cast<std::int32_t>(q);
     }
-    for (auto* values : {&x_, &y_, &z_}) take(*values, number_, 0);
-    bin_ = {};
+    for (auto& values : axis_) take(values, number_, 0, unsorted_);
 }
 
-void ImageCloud::forget_positions() {
-    x_ = y_ = z_ = {};
-    number_ = first_ = {};
-}
-
-std::int64_t ImageCloud::near(std::int64_t src, std::vector<std::int32_t>& out) const {
+std::int64_t ImageCloud::near(std::int64_t src, Buffer<std::int32_t>& out, Order& order) const {
     struct Run {
         std::int64_t begin, end;
     };
@@ -293,7 +285,8 @@ std::int64_t ImageCloud::near(std::int64_t src, std::vector<std::int32_t>& out) 
     int n_runs = 0;
     std::int64_t candidates = 0;
     if (binned()) {
-        const std::int32_t* at = &home_bin_[3 * src];
+        const Vec3 in = inside_[src];
+        const std::int32_t at[3] = {bin_along(0, in.x), bin_along(1, in.y), bin_along(2, in.z)};
         std::int32_t low[3], high[3];
         for (int k = 0; k < 3; ++k) {
             low[k] = std::max(at[k] - 1, 0);
@@ -308,22 +301,34 @@ std::int64_t ImageCloud::near(std::int64_t src, std::vector<std::int32_t>& out) 
             }
         }
     } else {
-        candidates = static_cast<std::int64_t>(x_.size());
+        candidates = images_.size();
         runs[n_runs++] = {0, candidates};
     }
-    if (static_cast<std::int64_t>(out.size()) < candidates + kCollectPadding) {
-        out.resize(2 * candidates + kCollectPadding);
-    }
-    const Points points{x_.data(), y_.data(), z_.data()};
-    const Vec3 p = home_position_[src];
+    std::int32_t* found = out.resize(candidates + kCollectPadding);
+    const Points points{axis_[0].data(), axis_[1].data(), axis_[2].data()};
+    const Vec3 p = position_[src];
     std::int64_t n = 0;
     for (int r = 0; r < n_runs; ++r) {
-        n = collect(points, runs[r].begin, runs[r].end, p.x, p.y, p.z, radius_, out.data(), n);
+        n = collect(points, runs[r].begin, runs[r].end, static_cast<float>(p.x),
+                    static_cast<float>(p.y), static_cast<float>(p.z), radius_, found, n);
     }
     if (binned()) {
-        for (std::int64_t i = 0; i < n; ++i) out[i] = number_[out[i]];
+        for (std::int64_t i = 0; i < n; ++i) found[i] = number_[found[i]];
+        order.sort(found, n);
     }
     return n;
+}
+
+void ImageCloud::atoms_by_place(Buffer<std::int32_t>& out) const {
+    std::int32_t* atoms = out.resize(home_.size());
+    if (!binned()) {
+        std::iota(atoms, atoms + out.size(), 0);
+        return;
+    }
+    for (std::int64_t place = 0; place < number_.size(); ++place) {
+        const std::int32_t q = number_[place], atom = images_[q].site;
+        if (home_[atom] == q) *atoms++ = atom;
+    }
 }
 
 }  // namespace smoacs::cpu

@@ -7,6 +7,8 @@
 #include <vector>
 
 #include "core/cell.h"
+#include "cpu/buffer.h"
+#include "cpu/order.h"
 
 namespace smoacs::cpu {
 
@@ -29,72 +31,102 @@ struct Crystals {
 
 // One crystal in double precision.
 struct Crystal {
-    std::int64_t index;  // in its batch
+    std::int64_t index = 0;  // in its batch
+    std::int64_t first = 0;  // of its sites in the batch
     Cell cell;
-    std::vector<Vec3> frac;  // as given, any real numbers
+    Buffer<Vec3> frac;  // as given, any real numbers
 
-    std::int64_t size() const { return static_cast<std::int64_t>(frac.size()); }
+    std::int64_t size() const { return frac.size(); }
 };
 
-// Throws std::invalid_argument if crystal c is not finite or has no volume.
+// Replaces the contents of `out`. Throws std::invalid_argument if crystal c is not finite or has
+// no volume.
 template <typename T>
-Crystal load_crystal(const Crystals<T>& crystals, std::int64_t c);
+void load_crystal(const Crystals<T>& crystals, std::int64_t c, Crystal& out);
+
+// A site, and by how many lattice vectors its image is away, by axis of the given cell.
+struct Image {
+    std::int32_t site;
+    std::int32_t shift[3];
+};
+
+inline Image operator+(Image a, Image b) {
+    return {a.site + b.site,
+            {a.shift[0] + b.shift[0], a.shift[1] + b.shift[1], a.shift[2] + b.shift[2]}};
+}
 
 // Every image of every atom that may lie within a radius of an atom of the cell.
 //
-// Points are numbered in the order of (atom, shift). They carry the shift from a source at the
-// origin of the given cell; from source i it is that plus offset(i). Small crystals keep their
-// points in one run, large ones in bins at least as wide as the radius, so that a source looks at
-// nine runs of three bins.
+// Points are numbered in the order of (atom, shift). Their shifts are from a source at the origin
+// of the given cell; from source i they are that plus offset(i). Few points stay in one run; many
+// are kept in bins at least as wide as the radius, so that a source looks at nine runs of three
+// bins. Positions are in single precision, since distances will be measured again.
 class ImageCloud {
   public:
-    ImageCloud() = default;
-    ImageCloud(const Crystal& crystal, double radius);
+    // Replaces the contents; memory is reused.
+    void fill(const Crystal& crystal, double radius);
 
-    // Points that may be within the radius of `src`, written to `out`, which grows as needed;
-    // returns their number. Some are slightly farther, and `src` itself is there too.
-    std::int64_t near(std::int64_t src, std::vector<std::int32_t>& out) const;
+    // Points that may be within the radius of `src`, ascending, written to `out`; returns their
+    // number. Some are slightly farther, and `src` itself is there too.
+    std::int64_t near(std::int64_t src, Buffer<std::int32_t>& out, Order& order) const;
 
-    // Frees what only near() needs.
-    void forget_positions();
+    const Image* images() const { return images_.data(); }
 
-    // Atom and shift, by axis of the given cell, of each point.
-    const std::int32_t* atom() const { return atom_.data(); }
-    const std::int32_t* shift(int axis) const { return shift_[axis].data(); }
-
-    const std::int32_t* offset(std::int64_t src) const { return &offset_[3 * src]; }
+    Image offset(std::int64_t src) const { return offset_[src]; }
 
     // Point of a source itself.
     std::int32_t home(std::int64_t src) const { return home_[src]; }
 
-  private:
-    struct Wrapped;  // atoms moved into the compact cell
+    // Writes all atoms, those close in space close in sequence.
+    void atoms_by_place(Buffer<std::int32_t>& out) const;
 
-    Wrapped wrap(const Crystal& crystal);
-    void choose_bins(const Wrapped& atoms);
-    void add_images(const Crystal& crystal, const Wrapped& atoms);
+  private:
+    // Images of an atom that are needed: within the margin around the bounds of all atoms.
+    struct Box {
+        std::int64_t low[3], high[3];
+
+        std::int64_t size() const {
+            return (high[0] - low[0] + 1) * (high[1] - low[1] + 1) * (high[2] - low[2] + 1);
+        }
+    };
+
+    void wrap(const Crystal& crystal);
+    void check_size(const Crystal& crystal, double radius) const;
+    std::int64_t make_boxes();
+    void choose_bins(std::int64_t n_points);
+    void add_images(const Crystal& crystal, std::int64_t n_points);
     void sort_by_shift(std::int64_t begin, std::int64_t end);
-    std::int32_t find_home(std::int64_t begin, std::int64_t end, Shift origin) const;
+    std::int32_t find_home(std::int64_t atom, std::int64_t begin, std::int64_t end) const;
     void sort_by_bin();
-    bool binned() const { return !home_bin_.empty(); }
+    bool binned() const { return n_bins_[0] * n_bins_[1] * n_bins_[2] > 1; }
     std::int32_t bin_along(int axis, double coordinate) const;
 
-    double radius_ = 0;
-    std::vector<std::int32_t> offset_;  // (n, 3)
-    std::vector<std::int32_t> home_;    // (n)
-    std::vector<Vec3> home_position_;   // (n)
+    // Atoms moved into the compact cell.
+    Buffer<Vec3> inside_;    // fractional coordinates in the compact basis, from 0 to 1
+    Buffer<Vec3> position_;  // the same in Å
+    Buffer<Image> offset_;   // in the given basis: lattice vector taken off
+    Buffer<Box> boxes_;
+    Vec3 low_, high_;  // bounds of inside_
+    double farthest_;  // largest lattice vector taken off, in the compact basis
+    double largest_offset_;
 
-    std::vector<std::int32_t> atom_;
-    std::vector<std::int32_t> shift_[3];
-    std::vector<double> x_, y_, z_;     // sorted by bin; number_ has the points
-    std::vector<std::int32_t> number_;  // empty without bins
+    Vec3 margin_;  // the radius in units of the plane spacings
+    float radius_ = 0;
+
+    Buffer<Image> images_;
+    Buffer<float> axis_[3];      // positions by axis, sorted by bin; number_ has the points
+    Buffer<std::int32_t> home_;  // of each atom
 
     // Bins split the compact cell and its margin.
-    std::int32_t n_bins_[3] = {1, 1, 1};
+    std::int32_t n_bins_[3];
     double bin_start_[3], bins_per_unit_[3];
-    std::vector<std::int32_t> bin_;       // of each point, while they are added
-    std::vector<std::int32_t> first_;     // first place of each bin, then their number
-    std::vector<std::int32_t> home_bin_;  // (n, 3), empty without bins
+    Buffer<std::int32_t> bin_;     // of each point
+    Buffer<std::int32_t> first_;   // first place of each bin, then their number
+    Buffer<std::int32_t> number_;  // empty without bins
+
+    Buffer<std::int32_t> from_;  // scratch for sorting
+    Buffer<float> unsorted_;
+    Buffer<Image> unsorted_images_;
 };
 
 }  // namespace smoacs::cpu

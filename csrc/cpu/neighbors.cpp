@@ -4,12 +4,13 @@
 #include <cmath>
 #include <exception>
 #include <limits>
-#include <tuple>
+#include <mutex>
+#include <numeric>
 #ifdef _OPENMP
 #include <omp.h>
 #endif
 
-#include "cpu/sort_keys.h"
+#include "core/macros.h"
 #include "cpu/threads.h"
 
 namespace smoacs::cpu {
@@ -18,16 +19,11 @@ namespace {
 
 constexpr double kInfinity = std::numeric_limits<double>::infinity();
 
-// Crystals of this size are worth sharing among threads, in blocks of sites.
+// Crystals of this size are worth sharing among threads, in blocks of sites; smaller ones are
+// grouped until they have that many.
 constexpr std::int64_t kLargeCrystal = 2048;
-constexpr std::int64_t kSitesPerBlock = 256;
-
-std::int64_t block_size(std::int64_t n_sites) {
-    return n_sites < kLargeCrystal ? kLargeCrystal : kSitesPerBlock;
-}
-std::int64_t n_blocks(std::int64_t n_sites) {
-    return (n_sites + block_size(n_sites) - 1) / block_size(n_sites);
-}
+constexpr std::int64_t kBlock = 256;
+constexpr std::int64_t kSitesPerGroup = 64;
 
 // Calls work(i) for i < n on several threads; rethrows the exception of the lowest i.
 template <typename Work>
@@ -57,405 +53,406 @@ int thread_number() {
 #endif
 }
 
-// Coordinates of atoms by axis.
-struct Axes {
-    std::vector<double> x, y, z;
-
-    void reserve(std::int64_t n) {
-        for (auto* values : {&x, &y, &z}) values->reserve(n);
-    }
-    void add(Vec3 v) {
-        x.push_back(v.x);
-        y.push_back(v.y);
-        z.push_back(v.z);
-    }
-    Vec3 operator[](std::int64_t i) const { return {x[i], y[i], z[i]}; }
-};
-
-enum class Direction { there, back };
-
 // How a rule measures the distances between a source and points of a cloud.
 class Metric {
   public:
-    Metric(const Crystal& crystal, const NeighborQuery& query)
-        : lattice_(crystal.cell.lattice), alignn_(query.alignn()) {
-        atoms_.reserve(crystal.size());
+    void set(const Crystal& crystal, const NeighborQuery& query) {
+        lattice_ = crystal.cell.lattice;
+        alignn_ = query.alignn();
+        slack_ = 0;
+        for (auto& values : axis_) values.resize(crystal.size());
         const Mat3 rounded = rounded_lattice(lattice_);
-        for (const Vec3 f : crystal.frac) {
-            if (!alignn_) {
-                atoms_.add(f);
-                continue;
-            }
-            const Vec3 x = position_alignn(rounded, f, crystal.size() == 1);
-            atoms_.add(x);
-            slack_ = std::max(slack_, 2 * length(x - f * lattice_) + 1e-9);
+        for (std::int64_t i = 0; i < crystal.size(); ++i) {
+            const Vec3 f = crystal.frac[i];
+            const Vec3 x = alignn_ ? position_alignn(rounded, f, crystal.size() == 1) : f;
+            axis_[0][i] = x.x;
+            axis_[1][i] = x.y;
+            axis_[2][i] = x.z;
+            if (alignn_) slack_ = std::max(slack_, 2 * length(x - f * lattice_) + 1e-9);
         }
     }
 
     // Largest difference between a measured and the true distance, Å.
     double slack() const { return slack_; }
 
-    // Whether the way back may differ in the last bit.
-    bool one_way() const { return alignn_; }
-
-    void measure(const ImageCloud& cloud, std::int64_t src, Direction direction,
-                 const std::int32_t* points, std::int64_t n, double* out) const {
-        if (alignn_) {
-            measure_alignn(cloud, src, direction, points, n, out);
-        } else {
-            measure_true(cloud, src, points, n, out);
+    // Distances from `src` to n points.
+    void measure(const ImageCloud& cloud, std::int64_t src, const std::int32_t* points,
+                 std::int64_t n, double* out) const {
+        if (!alignn_) return measure_true(cloud, src, points, n, out);
+        for (std::int64_t i = 0; i < n; ++i) {
+            const Image to = cloud.images()[points[i]] + cloud.offset(src);
+            out[i] = length(pair_vector_alignn(lattice_, atom(src), atom(to.site), shift_of(to)));
         }
     }
 
+    // Distance back from the image of `dst`, which may differ in the last bit from that there.
+    double back(std::int64_t src, std::int64_t dst, Image image, double there) const {
+        if (!alignn_) return there;
+        return length(pair_vector_alignn(lattice_, atom(dst), atom(src), -1.0 * shift_of(image)));
+    }
+
   private:
+    Vec3 atom(std::int64_t i) const { return {axis_[0][i], axis_[1][i], axis_[2][i]}; }
+
+    static Vec3 shift_of(Image image) {
+        return to_vec({image.shift[0], image.shift[1], image.shift[2]});
+    }
+
     SMOACS_CLONES void measure_true(const ImageCloud& cloud, std::int64_t src,
                                     const std::int32_t* points, std::int64_t n,
                                     double* __restrict out) const {
         const Mat3 lattice = lattice_;
-        const Vec3 f = atoms_[src];
-        const double *x = atoms_.x.data(), *y = atoms_.y.data(), *z = atoms_.z.data();
-        const std::int32_t* atom = cloud.atom();
-        const std::int32_t *a = cloud.shift(0), *b = cloud.shift(1), *c = cloud.shift(2);
-        const std::int32_t* o = cloud.offset(src);
-        const std::int32_t oa = o[0], ob = o[1], oc = o[2];
+        const Vec3 f = atom(src);
+        const double *x = axis_[0].data(), *y = axis_[1].data(), *z = axis_[2].data();
+        const Image* images = cloud.images();
+        const Image o = cloud.offset(src);
         for (std::int64_t i = 0; i < n; ++i) {
-            const std::int32_t q = points[i], j = atom[q];
-            const Vec3 shift{static_cast<double>(a[q] + oa), static_cast<double>(b[q] + ob),
-                             static_cast<double>(c[q] + oc)};
-            out[i] = length(pair_vector(lattice, f, {x[j], y[j], z[j]}, shift));
-        }
-    }
-
-    void measure_alignn(const ImageCloud& cloud, std::int64_t src, Direction direction,
-                        const std::int32_t* points, std::int64_t n, double* out) const {
-        const std::int32_t* o = cloud.offset(src);
-        for (std::int64_t i = 0; i < n; ++i) {
-            const std::int32_t q = points[i];
-            const Vec3 here = atoms_[src], there = atoms_[cloud.atom()[q]];
-            const Vec3 shift = to_vec(
-                {cloud.shift(0)[q] + o[0], cloud.shift(1)[q] + o[1], cloud.shift(2)[q] + o[2]});
-            out[i] = length(direction == Direction::there
-                                ? pair_vector_alignn(lattice_, here, there, shift)
-                                : pair_vector_alignn(lattice_, there, here, -1.0 * shift));
+            const Image& to = images[points[i]];
+            const Vec3 shift{static_cast<double>(to.shift[0] + o.shift[0]),
+                             static_cast<double>(to.shift[1] + o.shift[1]),
+                             static_cast<double>(to.shift[2] + o.shift[2])};
+            out[i] = length(pair_vector(lattice, f, {x[to.site], y[to.site], z[to.site]}, shift));
         }
     }
 
     Mat3 lattice_;
     bool alignn_;
-    double slack_ = 0;
-    Axes atoms_;  // what distances start from: fractional, or ALIGNN's Cartesian coordinates
+    double slack_;
+    Buffer<double> axis_[3];  // what distances start from: fractional, or ALIGNN's Cartesian
 };
 
-// Puts the rank of each distance, which must fit into 31 bits, above the low bits of its key.
-SMOACS_CLONES void add_ranks(const NeighborQuery& query, const double* distances, std::int64_t n,
-                             int low_bits, std::uint64_t* __restrict keys) {
-    const NeighborQuery by_value = query;
-    for (std::int64_t i = 0; i < n; ++i) {
-        const auto rank = static_cast<std::int32_t>(by_value.rank(distances[i]));
-        keys[i] |= static_cast<std::uint64_t>(rank) << low_bits;
-    }
-}
-
-// The search around one source after the other, and its working memory.
-class Around {
+// Neighbours of unknown number that stay where they are.
+class NeighborStore {
   public:
-    // Finds and measures the points near `src`.
-    void look(const ImageCloud& cloud, const Metric& metric, std::int64_t src) {
-        cloud_ = &cloud;
-        src_ = src;
-        n_ = cloud.near(src, points_);
-        metric.measure(cloud, src, Direction::there, points_.data(), n_, room(there_, n_));
-        back_ = there_.data();
-        if (!metric.one_way()) return;
-        metric.measure(cloud, src, Direction::back, points_.data(), n_, room(backwards_, n_));
-        back_ = backwards_.data();
-    }
-
-    // k-th smallest distance in the range (above, upto], infinite if there are fewer. Spoils the
-    // distances.
-    double kth_distance(std::int64_t k, double above, double upto) {
-        double* there = there_.data();
-        std::int64_t n = 0;
-        for (std::int64_t i = 0; i < n_; ++i) {
-            const double d = there[i];
-            there[n] = d;
-            n += d > above && d <= upto;
+    // Room for n neighbours, until the next call; keep() makes the first of them stay.
+    Neighbors room(std::int64_t n) {
+        if (chunks_.empty() || chunks_[current_].capacity - used_ < n) {
+            current_ += !chunks_.empty();
+            used_ = 0;
+            if (current_ == chunks_.size()) chunks_.emplace_back();
+            if (chunks_[current_].capacity < n) chunks_[current_] = Chunk(std::max(n, kChunk));
         }
-        return n < k ? kInfinity : selector_.kth(there, n, k);
+        const Chunk& chunk = chunks_[current_];
+        return {chunk.images.get() + used_, chunk.distances.get() + used_, 0};
     }
+    void keep(std::int64_t n) { used_ += n; }
 
-    // Selects points, each as often as times(dst, there, back) says, which is at most Most (1 or
-    // 2), and sorts them by (distance rank, atom, shift). Returns their number.
-    template <int Most, typename Times>
-    std::int64_t select(const NeighborQuery& query, Times&& times) {
-        const std::int32_t home = cloud_->home(src_);
-        const std::int32_t* atom = cloud_->atom();
-        const double* there = there_.data();
-        double* distances = room(distances_, Most * (n_ + 1));
-        std::uint64_t* keys = room(keys_, Most * (n_ + 1));
-        std::int64_t n = 0;
-        double farthest = 0;
-        for (std::int64_t i = 0; i < n_; ++i) {
-            const std::int32_t q = points_[i];
-            const double d = there[i];
-            const int count = q == home ? 0 : times(atom[q], d, back_[i]);
-            for (int copy = 0; copy < Most; ++copy) {
-                distances[n + copy] = d;
-                keys[n + copy] = static_cast<std::uint64_t>(q) << 1 | copy;
-            }
-            n += count;
-            farthest = count > 0 && d > farthest ? d : farthest;
-        }
-        if (query.tie_tolerance > 0 && query.rank(farthest) < kMaxPackedRank) {
-            add_ranks(query, distances, n, kPointBits + 1, keys);
-            sorter_.sort(keys, distances, n);
-        } else {
-            sort_pairs(query, n);
-        }
-        return n;
-    }
-
-    // The selected points and their distances, until the next call.
-    std::int32_t point(std::int64_t i) const {
-        return static_cast<std::int32_t>(sorter_.keys()[i] >> 1 & ((1u << kPointBits) - 1));
-    }
-    const double* distances() const { return sorter_.distances(); }
-
-  private:
-    // A key is a rank, a point and which of its two copies.
-    static constexpr int kPointBits = kMaxImagesLog2;
-    static constexpr double kMaxPackedRank = std::numeric_limits<std::int32_t>::max();
-    static_assert(31 + kPointBits + 1 < 63);
-
-    // For ranks that do not fit into a key: their places in the sequence of all ranks do.
-    void sort_pairs(const NeighborQuery& query, std::int64_t n) {
-        std::vector<std::tuple<double, std::uint64_t, double>> rows;
-        for (std::int64_t i = 0; i < n; ++i) {
-            rows.emplace_back(query.rank(distances_[i]), keys_[i], distances_[i]);
-        }
-        std::sort(rows.begin(), rows.end());
-        for (std::int64_t i = 0; i < n; ++i) {
-            keys_[i] = static_cast<std::uint64_t>(i) << (kPointBits + 1) | std::get<1>(rows[i]);
-            distances_[i] = std::get<2>(rows[i]);
-        }
-        sorter_.sort(keys_.data(), distances_.data(), n);
-    }
-
-    const ImageCloud* cloud_ = nullptr;
-    std::int64_t src_ = 0;
-    std::int64_t n_ = 0;  // points near src_
-    std::vector<std::int32_t> points_;
-    std::vector<double> there_, backwards_;  // their distances
-    const double* back_ = nullptr;
-    std::vector<double> distances_;  // of selected points
-    std::vector<std::uint64_t> keys_;
-    KeySorter sorter_;
-    Selector selector_;
-};
-
-}  // namespace
-
-// The search in one crystal.
-class CrystalNeighbors {
-  public:
-    // `around` serves crystals that are not shared among threads.
-    CrystalNeighbors(Crystal crystal, const NeighborQuery& query, Around& around)
-        : crystal_(std::move(crystal)), query_(query), metric_(crystal_, query) {
-        const auto n = static_cast<double>(crystal_.size());
-        if (query.rule == NeighborRule::radius) {
-            check_size(expected_pairs(n, crystal_.cell.volume, query.cutoff));
-            cloud_ = ImageCloud(crystal_, query.cutoff);
-            select({}, around);
-        } else {
-            check_size(n * static_cast<double>(query.k));
-            const std::vector<double> reach = find_reach(around);
-            select(reach, around);
-        }
-        cloud_.forget_positions();
-    }
-
-    std::int64_t n_edges() const {
-        std::int64_t n = 0;
-        for (const Block& block : blocks_) n += static_cast<std::int64_t>(block.points.size());
-        return n;
-    }
-
-    // Writes the edges from `e` on; `offset` is the index of the crystal's first site.
-    template <typename T>
-    void write(std::int64_t e, std::int64_t offset, std::int64_t* src, std::int64_t* dst,
-               std::int32_t* shift, T* distance) const {
-        std::vector<std::int64_t> starts;
-        for (const Block& block : blocks_) {
-            starts.push_back(e);
-            e += static_cast<std::int64_t>(block.points.size());
-        }
-        const std::int32_t* atom = cloud_.atom();
-        const std::int32_t *a = cloud_.shift(0), *b = cloud_.shift(1), *c = cloud_.shift(2);
-        for_all(n_blocks(crystal_.size()), [&](std::int64_t number) {
-            const Block& block = blocks_[number];
-            std::int64_t i = number * block_size(crystal_.size()), edge = starts[number], p = 0;
-            for (const std::int32_t count : block.counts) {
-                const std::int32_t* o = cloud_.offset(i);
-                for (std::int32_t m = 0; m < count; ++m, ++edge, ++p) {
-                    const std::int32_t q = block.points[p];
-                    src[edge] = offset + i;
-                    dst[edge] = offset + atom[q];
-                    shift[3 * edge] = a[q] + o[0];
-                    shift[3 * edge + 1] = b[q] + o[1];
-                    shift[3 * edge + 2] = c[q] + o[2];
-                    distance[edge] = static_cast<T>(block.distances[p]);
-                }
-                ++i;
-            }
-        });
+    // Forgets all, but keeps the memory.
+    void clear() {
+        current_ = 0;
+        used_ = 0;
     }
 
   private:
-    // What successive sites are connected to.
-    struct Block {
-        std::vector<std::int32_t> counts;
-        std::vector<std::int32_t> points;  // of the cloud
-        std::vector<double> distances;
+    static constexpr std::int64_t kChunk = 1 << 16;
+    struct Chunk {
+        Chunk() = default;
+        explicit Chunk(std::int64_t n)
+            : images(new Image[n]), distances(new double[n]), capacity(n) {}
+
+        std::unique_ptr<Image[]> images;
+        std::unique_ptr<double[]> distances;
+        std::int64_t capacity = 0;
     };
 
-    // Runs work(first, last, block, around) for every block of sites.
-    template <typename Work>
-    void for_blocks(Around& around, Work&& work) const {
-        const std::int64_t n = crystal_.size(), size = block_size(n);
-        if (n_blocks(n) == 1) return work(std::int64_t{0}, n, std::int64_t{0}, around);
-        for_all(n_blocks(n), [&](std::int64_t block) {
-            Around own;
-            work(block * size, std::min(n, (block + 1) * size), block, own);
-        });
-    }
+    std::vector<Chunk> chunks_;
+    std::size_t current_ = 0;
+    std::int64_t used_ = 0;  // of the current chunk
+};
 
-    void check_size(double pairs) const {
+// What looking around one site needs.
+struct Scratch {
+    Buffer<std::int32_t> points;
+    Buffer<double> distances;
+    Order order;
+    NeighborStore near;
+};
+
+// The search in one crystal after the other.
+class CrystalSearch {
+  public:
+    template <typename T>
+    void load(const Crystals<T>& crystals, std::int64_t c, const NeighborQuery& query) {
+        load_crystal(crystals, c, crystal_);
+        query_ = query;
+        metric_.set(crystal_, query);
+        const auto n = static_cast<double>(crystal_.size());
+        const double pairs = by_radius() ? expected_pairs(n, crystal_.cell.volume, query.cutoff)
+                                         : n * static_cast<double>(query.k);
         if (pairs > kMaxPairs) {
             fail(crystal_.index, "about " + decimals(pairs) +
                                      " pairs are more than a list can hold; use a smaller cutoff");
         }
     }
 
-    // How far the neighbours of each site reach. Widens the cloud until it holds them all; the
-    // original's extension of the cutoff ends with the same edges.
-    std::vector<double> find_reach(Around& around) {
-        const double n = static_cast<double>(crystal_.size()), slack = metric_.slack();
-        const double most = query_.rule == NeighborRule::knn ? query_.cutoff : kInfinity;
-        double radius = expected_radius(n, crystal_.cell.volume, query_.k) + query_.tie_tolerance;
-        for (;; radius *= 1.3) {
-            radius = std::min(radius, most);
-            cloud_ = ImageCloud(crystal_, radius + slack);
-            std::vector<double> reach = kth_distances(radius, around);
-            for (double& r : reach) r = query_.reach(r);
-            if (radius == most || largest(reach) + slack <= radius) return reach;
+    // Finds the neighbours of every site, `found` being those of the batch. for_sites(work) calls
+    // work(place, scratch, store) for every place in a sequence of the sites.
+    template <typename ForSites>
+    void find(ForSites&& for_sites, Neighbors* found) {
+        if (crystal_.size() == 0) return;
+        found += crystal_.first;
+        if (by_radius()) {
+            arrange(query_.cutoff);
+            for_sites([&](std::int64_t place, Scratch& scratch, NeighborStore& store) {
+                const std::int64_t src = sequence_[place];
+                found[src] = look(src, query_.cutoff, scratch, store);
+            });
+        } else {
+            find_reach(for_sites);
+            for_sites([&](std::int64_t place, Scratch& scratch, NeighborStore& store) {
+                const std::int64_t src = sequence_[place];
+                found[src] = select(src, scratch, store);
+            });
         }
     }
 
-    static double largest(const std::vector<double>& values) {
-        return values.empty() ? 0 : *std::max_element(values.begin(), values.end());
+  private:
+    bool by_radius() const { return query_.rule == NeighborRule::radius; }
+
+    void arrange(double radius) {
+        cloud_.fill(crystal_, radius);
+        cloud_.atoms_by_place(sequence_);
     }
 
-    // Distance of the k-th neighbour of every site, infinite if there are fewer in the radius.
-    std::vector<double> kth_distances(double radius, Around& scratch) const {
-        std::vector<double> out(crystal_.size());
-        for_blocks(scratch,
-                   [&](std::int64_t first, std::int64_t last, std::int64_t, Around& around) {
-                       for (std::int64_t src = first; src < last; ++src) {
-                           around.look(cloud_, metric_, src);
-                           out[src] = around.kth_distance(query_.k, query_.min_distance(), radius);
-                       }
-                   });
+    // Everything around a source up to a distance, or somewhat farther if that is infinite.
+    Neighbors look(std::int64_t src, double limit, Scratch& scratch, NeighborStore& store) const {
+        const std::int64_t near = cloud_.near(src, scratch.points, scratch.order);
+        const std::int32_t* points = scratch.points.data();
+        double* measured = scratch.distances.resize(near);
+        metric_.measure(cloud_, src, points, near, measured);
+        const Image* images = cloud_.images();
+        Image offset = cloud_.offset(src);
+        offset.site = static_cast<std::int32_t>(crystal_.first);
+        const std::int32_t home = cloud_.home(src);
+        Neighbors out = store.room(near);
+        std::int64_t n = 0;
+        for (std::int64_t i = 0; i < near; ++i) {
+            out.images[n] = images[points[i]] + offset;
+            out.distances[n] = measured[i];
+            n += points[i] != home && measured[i] <= limit;
+        }
+        store.keep(n);
+        out.n = n;
         return out;
     }
 
-    // Keeps the pairs that the rule lists, given the reach of every site.
-    void select(const std::vector<double>& reach, Around& scratch) {
-        const auto reach_of = [&](std::int64_t i) { return reach.empty() ? kInfinity : reach[i]; };
-        const auto times = [&](std::int64_t src, std::int32_t dst, double there, double back) {
-            return query_.times(dst == src, there, back, reach_of(src), reach_of(dst));
-        };
-        query_.rule == NeighborRule::knn_shell ? keep<2>(scratch, times) : keep<1>(scratch, times);
+    // Fills near_, and reach_ with how far the neighbours of each site reach. Widens the search
+    // until it holds them all; the original's extension of the cutoff ends with the same edges.
+    template <typename ForSites>
+    void find_reach(ForSites&& for_sites) {
+        const double n = static_cast<double>(crystal_.size()), slack = metric_.slack();
+        const double most = query_.rule == NeighborRule::knn ? query_.cutoff : kInfinity;
+        double radius = expected_radius(n, crystal_.cell.volume, query_.k) + query_.tie_tolerance;
+        near_.resize(crystal_.size());
+        double* reach = reach_.resize(crystal_.size());
+        for (;; radius *= 1.3) {
+            radius = std::min(radius, most);
+            arrange(radius + slack);
+            for_sites([&](std::int64_t place, Scratch& scratch, NeighborStore&) {
+                const std::int64_t src = sequence_[place];
+                near_[src] = look(src, kInfinity, scratch, scratch.near);
+                reach[src] = query_.reach(kth_distance(near_[src], radius, scratch));
+            });
+            const double farthest = *std::max_element(reach, reach + crystal_.size());
+            if (radius == most || farthest + slack <= radius) return;
+        }
     }
 
-    // Keeps every pair times(src, dst, there, back) times, but at most k per source under knn.
-    template <int Most, typename Times>
-    void keep(Around& scratch, Times&& times) {
-        const std::int64_t limit =
-            query_.rule == NeighborRule::knn ? query_.k : std::numeric_limits<std::int64_t>::max();
-        blocks_.resize(n_blocks(crystal_.size()));
-        for_blocks(scratch,
-                   [&](std::int64_t first, std::int64_t last, std::int64_t number, Around& around) {
-                       Block& block = blocks_[number];
-                       block.counts.reserve(last - first);
-                       for (std::int64_t src = first; src < last; ++src) {
-                           around.look(cloud_, metric_, src);
-                           const std::int64_t found = around.select<Most>(
-                               query_, [&](std::int32_t dst, double there, double back) {
-                                   return times(src, dst, there, back);
-                               });
-                           const std::int64_t n = std::min(limit, found);
-                           block.counts.push_back(static_cast<std::int32_t>(n));
-                           for (std::int64_t i = 0; i < n; ++i)
-                               block.points.push_back(around.point(i));
-                           block.distances.insert(block.distances.end(), around.distances(),
-                                                  around.distances() + n);
-                           if (src == first) {
-                               // The other sites will have about as many.
-                               const std::int64_t expected = (last - first) * (n + n / 8 + 1);
-                               block.points.reserve(expected);
-                               block.distances.reserve(expected);
-                           }
-                       }
-                   });
+    // Distance of the k-th neighbour, infinite if there are fewer in the radius.
+    double kth_distance(const Neighbors& near, double radius, Scratch& scratch) const {
+        const double above = query_.min_distance();
+        double* inside = scratch.distances.resize(near.n);
+        std::int64_t n = 0;
+        for (std::int64_t i = 0; i < near.n; ++i) {
+            const double d = near.distances[i];
+            inside[n] = d;
+            n += d > above && d <= radius;
+        }
+        return n < query_.k ? kInfinity : scratch.order.kth(inside, n, query_.k);
     }
 
-    Crystal crystal_;
+    // The pairs that a knn rule lists, given the reach of every site.
+    Neighbors select(std::int64_t src, Scratch& scratch, NeighborStore& store) const {
+        const NeighborQuery query = query_;
+        const Neighbors near = near_[src];
+        const double* reach = reach_.data();
+        Neighbors out = store.room(2 * near.n + 1);
+        std::int64_t n = 0;
+        for (std::int64_t i = 0; i < near.n; ++i) {
+            const Image image = near.images[i];
+            const std::int64_t dst = image.site - crystal_.first;
+            const double there = near.distances[i], back = metric_.back(src, dst, image, there);
+            out.images[n] = out.images[n + 1] = image;
+            out.distances[n] = out.distances[n + 1] = there;
+            n += query.times(dst == src, there, back, reach[src], reach[dst]);
+        }
+        if (query.rule == NeighborRule::knn && n > query.k) {
+            n = keep_nearest(out.images, out.distances, n, scratch);
+        }
+        store.keep(n);
+        out.n = n;
+        return out;
+    }
+
+    // Reduces the neighbours of a site to the first k by distance rank and the present order.
+    std::int64_t keep_nearest(Image* images, double* distances, std::int64_t n,
+                              Scratch& scratch) const {
+        double* ranks = scratch.distances.resize(n);
+        for (std::int64_t i = 0; i < n; ++i) ranks[i] = query_.rank(distances[i]);
+        const double last = scratch.order.kth(ranks, n, query_.k);
+        std::int64_t tied = query_.k;  // how many of the last rank have a place
+        for (std::int64_t i = 0; i < n; ++i) tied -= ranks[i] < last;
+        std::int64_t kept = 0;
+        for (std::int64_t i = 0; i < n; ++i) {
+            images[kept] = images[i];
+            distances[kept] = distances[i];
+            kept += ranks[i] < last || (ranks[i] == last && tied-- > 0);
+        }
+        return kept;
+    }
+
     NeighborQuery query_;
+    Crystal crystal_;
     Metric metric_;
     ImageCloud cloud_;
-    std::vector<Block> blocks_;
+    Buffer<std::int32_t> sequence_;  // of sites
+    Buffer<Neighbors> near_;         // of each site: what may be listed
+    Buffer<double> reach_;
 };
 
-NeighborSearch::NeighborSearch(NeighborSearch&&) noexcept = default;
-NeighborSearch::~NeighborSearch() = default;
+// Consecutive small crystals for one thread, or a large one for all.
+struct Group {
+    std::int64_t first, last;  // crystals
+    std::int64_t n_sites;
+
+    bool is_large() const { return n_sites >= kLargeCrystal; }
+};
+
+std::vector<Group> group_crystals(const std::vector<std::int64_t>& site_ptr) {
+    std::vector<Group> groups;
+    for (std::int64_t c = 0; c + 1 < static_cast<std::int64_t>(site_ptr.size()); ++c) {
+        const Group alone{c, c + 1, site_ptr[c + 1] - site_ptr[c]};
+        if (alone.is_large() || groups.empty() || groups.back().n_sites >= kSitesPerGroup) {
+            groups.push_back(alone);
+        } else {
+            groups.back().last = alone.last;
+            groups.back().n_sites += alone.n_sites;
+        }
+    }
+    return groups;
+}
+
+}  // namespace
+
+struct Worker {
+    CrystalSearch search;
+    Scratch scratch;
+    NeighborStore found;
+};
+
+namespace {
+
+// Workers between two searches. Fresh memory costs more than the search itself: the system clears
+// it page by page. Searches that were larger than this give theirs back.
+constexpr std::int64_t kEdgesToRemember = 1 << 23;
+
+class WorkerPool {
+  public:
+    std::unique_ptr<Worker> take() {
+        const std::lock_guard lock(mutex_);
+        if (idle_.empty()) return std::make_unique<Worker>();
+        auto worker = std::move(idle_.back());
+        idle_.pop_back();
+        return worker;
+    }
+
+    void give_back(std::unique_ptr<Worker> worker) {
+        worker->found.clear();
+        const std::lock_guard lock(mutex_);
+        idle_.push_back(std::move(worker));
+    }
+
+  private:
+    std::mutex mutex_;
+    std::vector<std::unique_ptr<Worker>> idle_;
+};
+
+WorkerPool& worker_pool() {
+    static WorkerPool pool;
+    return pool;
+}
+
+}  // namespace
 
 template <typename T>
 NeighborSearch::NeighborSearch(const Crystals<T>& crystals, const NeighborQuery& query)
-    : crystals_(crystals.n_crystals),
-      site_ptr_(crystals.ptr, crystals.ptr + crystals.n_crystals + 1),
-      edge_ptr_(1, 0) {
-    const std::int64_t n = crystals.n_crystals;
-    std::vector<Around> scratch(num_threads(n));
-    for_small_then_large([&](std::int64_t c) {
-        crystals_[c] = std::make_unique<CrystalNeighbors>(load_crystal(crystals, c), query,
-                                                          scratch[thread_number()]);
+    : site_ptr_(crystals.ptr, crystals.ptr + crystals.n_crystals + 1) {
+    const std::vector<Group> groups = group_crystals(site_ptr_);
+    const auto n_groups = static_cast<std::int64_t>(groups.size());
+    for (int t = 0; t < num_threads(); ++t) workers_.push_back(worker_pool().take());
+    found_.resize(n_sites());
+    for_all(n_groups, [&](std::int64_t g) {
+        if (groups[g].is_large()) return;
+        Worker& worker = *workers_[thread_number()];
+        for (std::int64_t c = groups[g].first; c < groups[g].last; ++c) {
+            const std::int64_t n = site_ptr_[c + 1] - site_ptr_[c];
+            worker.scratch.near.clear();
+            worker.search.load(crystals, c, query);
+            worker.search.find(
+                [&](auto&& work) {
+                    for (std::int64_t i = 0; i < n; ++i) work(i, worker.scratch, worker.found);
+                },
+                found_.data());
+        }
     });
-    for (std::int64_t c = 0; c < n; ++c) {
-        edge_ptr_.push_back(edge_ptr_.back() + crystals_[c]->n_edges());
+    for (const Group& group : groups) {
+        if (!group.is_large()) continue;
+        for (auto& worker : workers_) worker->scratch.near.clear();
+        CrystalSearch& search = workers_[0]->search;
+        search.load(crystals, group.first, query);
+        search.find(
+            [&](auto&& work) {
+                for_all((group.n_sites + kBlock - 1) / kBlock, [&](std::int64_t block) {
+                    const std::int64_t first = block * kBlock;
+                    const std::int64_t last = std::min(group.n_sites, first + kBlock);
+                    Worker& worker = *workers_[thread_number()];
+                    for (std::int64_t i = first; i < last; ++i) {
+                        work(i, worker.scratch, worker.found);
+                    }
+                });
+            },
+            found_.data());
     }
+    starts_.resize(n_sites() + 1);
+    starts_[0] = 0;
+    for (std::int64_t s = 0; s < n_sites(); ++s) starts_[s + 1] = starts_[s] + found_[s].n;
 }
 
-template <typename Work>
-void NeighborSearch::for_small_then_large(Work&& work) const {
-    const auto n = static_cast<std::int64_t>(crystals_.size());
-    const auto is_large = [&](std::int64_t c) {
-        return site_ptr_[c + 1] - site_ptr_[c] >= kLargeCrystal;
-    };
-    for_all(n, [&](std::int64_t c) {
-        if (!is_large(c)) work(c);
-    });
-    for (std::int64_t c = 0; c < n; ++c) {
-        if (is_large(c)) work(c);
+NeighborSearch::NeighborSearch(NeighborSearch&&) noexcept = default;
+
+NeighborSearch::~NeighborSearch() {
+    for (auto& worker : workers_) {  // none if it was moved from
+        if (n_edges() <= kEdgesToRemember) worker_pool().give_back(std::move(worker));
     }
 }
 
 template <typename T>
 void NeighborSearch::write(std::int64_t* src, std::int64_t* dst, std::int32_t* shift, T* distance,
                            std::int64_t* edge_ptr) const {
-    for_small_then_large([&](std::int64_t c) {
-        crystals_[c]->write(edge_ptr_[c], site_ptr_[c], src, dst, shift, distance);
-    });
-    std::copy(edge_ptr_.begin(), edge_ptr_.end(), edge_ptr);
+#pragma omp parallel for schedule(static) num_threads(num_threads(n_edges() / 16384))
+    for (std::int64_t s = 0; s < n_sites(); ++s) {
+        const Neighbors found = found_[s];
+        std::fill_n(src + starts_[s], found.n, s);
+        for (std::int64_t i = 0, e = starts_[s]; i < found.n; ++i, ++e) {
+            const Image image = found.images[i];
+            dst[e] = image.site;
+            shift[3 * e] = image.shift[0];
+            shift[3 * e + 1] = image.shift[1];
+            shift[3 * e + 2] = image.shift[2];
+            distance[e] = static_cast<T>(found.distances[i]);
+        }
+    }
+    for (std::size_t c = 0; c < site_ptr_.size(); ++c) edge_ptr[c] = starts_[site_ptr_[c]];
 }
 
 template NeighborSearch::NeighborSearch(const Crystals<float>&, const NeighborQuery&);

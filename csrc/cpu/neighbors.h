@@ -6,11 +6,20 @@
 #include <vector>
 
 #include "core/neighbor_rules.h"
+#include "cpu/buffer.h"
 #include "cpu/image_cloud.h"
 
 namespace smoacs::cpu {
 
-class CrystalNeighbors;  // of one crystal
+// What was found around a site: images in the order of (site, shift), and their distances.
+struct Neighbors {
+    Image* images;
+    double* distances;
+    std::int64_t n;
+};
+
+// One thread's memory for searches and what they found.
+struct Worker;
 
 // A finished search, kept until the caller knows the size of the list and has allocated it.
 class NeighborSearch {
@@ -22,7 +31,7 @@ class NeighborSearch {
     NeighborSearch(NeighborSearch&&) noexcept;
     ~NeighborSearch();
 
-    std::int64_t n_edges() const { return edge_ptr_.back(); }
+    std::int64_t n_edges() const { return starts_[n_sites()]; }
 
     // Writes n_edges() entries to src, dst and distance, three times as many to shift and C + 1 to
     // edge_ptr.
@@ -31,12 +40,12 @@ class NeighborSearch {
                std::int64_t* edge_ptr) const;
 
   private:
-    // Calls work(c) for all crystals: small ones in parallel, then large ones, each in parallel.
-    template <typename Work>
-    void for_small_then_large(Work&& work) const;
+    std::int64_t n_sites() const { return site_ptr_.back(); }
 
-    std::vector<std::unique_ptr<CrystalNeighbors>> crystals_;
-    std::vector<std::int64_t> site_ptr_, edge_ptr_;
+    std::vector<std::int64_t> site_ptr_;
+    std::vector<std::unique_ptr<Worker>> workers_;
+    Buffer<Neighbors> found_;      // (S) in the workers' memory
+    Buffer<std::int64_t> starts_;  // (S + 1) number of edges before those of each site
 };
 
 }  // namespace smoacs::cpu

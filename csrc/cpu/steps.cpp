@@ -31,12 +31,9 @@ void count(const NeighborJob& job) {
     for_all(job.n_sites, [&](auto s) { smoacs::count<Alone>(job, s, reporter(job)); });
 }
 
-void fill(const NeighborJob& job) {
-    for_all(job.n_sites, [&](auto s) { smoacs::fill<Alone>(job, s); });
-}
-
 template <typename T>
-void finish(const NeighborJob& job, const NeighborOutput<T>& out) {
+void fill(const NeighborJob& job, const NeighborOutput<T>& out) {
+    for_all(job.n_sites, [&](auto s) { smoacs::fill<Alone>(job, s); });
     for_all(job.n_sites, [&](auto s) { smoacs::finish<Alone>(job, s, out); });
 }
 
@@ -56,9 +53,9 @@ void edge_gradients_in_steps(const EdgeGradientJob<T>& job) {
     for_all(job.edges.n_sites, [&](auto s) { site_gradient<Alone>(job, s); });
 }
 
-#define SMOACS_INSTANTIATE(T)                                           \
-    template void finish(const NeighborJob&, const NeighborOutput<T>&); \
-    template void edge_vectors_in_steps(const EdgeVectorJob<T>&, T*);   \
+#define SMOACS_INSTANTIATE(T)                                         \
+    template void fill(const NeighborJob&, const NeighborOutput<T>&); \
+    template void edge_vectors_in_steps(const EdgeVectorJob<T>&, T*); \
     template void edge_gradients_in_steps(const EdgeGradientJob<T>&);
 SMOACS_INSTANTIATE(float)
 SMOACS_INSTANTIATE(double)

@@ -11,9 +11,8 @@ namespace smoacs::cpu {
 void prepare(const NeighborJob& job);
 void find_reach(const NeighborJob& job);
 void count(const NeighborJob& job);
-void fill(const NeighborJob& job);
 template <typename T>
-void finish(const NeighborJob& job, const NeighborOutput<T>& out);
+void fill(const NeighborJob& job, const NeighborOutput<T>& out);
 
 void fill_pairs(const PairJob& job);
 

@@ -73,16 +73,13 @@ void count(const NeighborJob& job, std::uintptr_t stream) {
     launch<Warp::size>("neighbor_list, count", job, job.n_sites, Count{}, stream);
 }
 
-void fill(const NeighborJob& job, std::uintptr_t stream) {
-    launch<Warp::size>("neighbor_list, fill", job, job.n_sites, Fill{}, stream);
-}
-
 template <typename T>
-void finish(const NeighborJob& job, const NeighborOutput<T>& out, std::uintptr_t stream) {
+void fill(const NeighborJob& job, const NeighborOutput<T>& out, std::uintptr_t stream) {
+    launch<Warp::size>("neighbor_list, fill", job, job.n_sites, Fill{}, stream);
     launch<Warp::size>("neighbor_list, finish", job, job.n_sites, Finish<T>{out}, stream);
 }
 
-template void finish(const NeighborJob&, const NeighborOutput<float>&, std::uintptr_t);
-template void finish(const NeighborJob&, const NeighborOutput<double>&, std::uintptr_t);
+template void fill(const NeighborJob&, const NeighborOutput<float>&, std::uintptr_t);
+template void fill(const NeighborJob&, const NeighborOutput<double>&, std::uintptr_t);
 
 }  // namespace smoacs::cuda

@@ -9,8 +9,7 @@ namespace smoacs::cuda {
 void prepare(const NeighborJob& job, std::uintptr_t stream);
 void find_reach(const NeighborJob& job, std::uintptr_t stream);
 void count(const NeighborJob& job, std::uintptr_t stream);
-void fill(const NeighborJob& job, std::uintptr_t stream);
 template <typename T>
-void finish(const NeighborJob& job, const NeighborOutput<T>& out, std::uintptr_t stream);
+void fill(const NeighborJob& job, const NeighborOutput<T>& out, std::uintptr_t stream);
 
 }  // namespace smoacs::cuda

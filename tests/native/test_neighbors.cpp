@@ -16,6 +16,7 @@
 #include "cpu/edge_vectors.h"
 #include "cpu/line_graph.h"
 #include "cpu/neighbors.h"
+#include "cpu/order.h"
 #include "cpu/steps.h"
 
 using namespace smoacs;
@@ -118,18 +119,19 @@ void cells_are_reduced() {
 
 void all_instruction_sets_collect_the_same() {
     std::mt19937 random(1);
-    std::uniform_real_distribution<double> real(-1, 1);
-    std::vector<double> x(50), y(50), z(50);
+    std::uniform_real_distribution<float> real(-1, 1);
+    std::vector<float> x(50), y(50), z(50);
     for (auto* values : {&x, &y, &z}) {
-        for (double& v : *values) v = real(random);
+        for (float& v : *values) v = real(random);
     }
+    x[20] = NAN;
     const cpu::Points points{x.data(), y.data(), z.data()};
     for (std::int64_t begin = 0; begin < 9; ++begin) {
         for (std::int64_t end = begin; end <= 50; ++end) {
             std::vector<std::int32_t> wanted{-1, -1, -1};
             for (std::int64_t i = begin; i < end; ++i) {
                 const Vec3 r{x[i] - 0.1, y[i], z[i] + 0.2};
-                if (length(r) <= 0.9) wanted.push_back(static_cast<std::int32_t>(i));
+                if (!(length(r) > 0.9)) wanted.push_back(static_cast<std::int32_t>(i));
             }
             for (const auto simd : {cpu::Simd::none, cpu::Simd::avx2, cpu::Simd::avx512}) {
                 if (simd > cpu::best_simd()) continue;
@@ -138,6 +140,26 @@ void all_instruction_sets_collect_the_same() {
                     cpu::collect(points, begin, end, 0.1, 0, -0.2, 0.9, found.data(), 3, simd));
                 CHECK(found == wanted);
             }
+        }
+    }
+}
+
+void few_and_many_are_put_in_order() {
+    std::mt19937 random(2);
+    cpu::Order order;
+    for (const int n : {1, 2, 15, 16, 17, 100, 384, 385, 900}) {
+        std::vector<std::int32_t> numbers(n), sorted(n);
+        std::iota(sorted.begin(), sorted.end(), -n / 2);
+        numbers = sorted;
+        std::shuffle(numbers.begin(), numbers.end(), random);
+        order.sort(numbers.data(), n);
+        CHECK(numbers == sorted);
+        std::vector<double> values(n);
+        for (double& v : values) v = static_cast<double>(random() % n);  // with ties
+        std::vector<double> ascending = values;
+        std::sort(ascending.begin(), ascending.end());
+        for (int k = 1; k <= n; k += 7) {
+            CHECK(order.kth(values.data(), n, k) == ascending[k - 1]);
         }
     }
 }
@@ -273,6 +295,7 @@ List find_in_steps(const Batch& batch, const NeighborQuery& query) {
     std::vector<SearchSite> sites(n_sites);
     std::vector<std::int64_t> bin(n_sites), counts(n_sites);
     std::vector<double> reach(n_sites), longest(n_crystals, 0.0);
+    std::vector<LastNeighbor> last(n_sites);
     std::int64_t fault = kNoNeighborFault;
     NeighborJob job{};
     job.query = query;
@@ -286,6 +309,7 @@ List find_in_steps(const Batch& batch, const NeighborQuery& query) {
     job.bin = bin.data();
     job.reach = reach.data();
     job.longest_reach = longest.data();
+    job.last = last.data();
     job.counts = counts.data();
     job.fault = &fault;
     cpu::prepare(job);
@@ -307,22 +331,19 @@ List find_in_steps(const Batch& batch, const NeighborQuery& query) {
     });
     CHECK(fault == kNoNeighborFault);
     const auto starts = offsets(counts);
-    if (query.rule == NeighborRule::knn) {
-        for (std::int64_t& n : counts) n = std::min(n, query.k);
-    }
-    const auto edge_starts = offsets(counts);
-    std::vector<Candidate> candidates(starts.back());
+    std::vector<Arc> arcs(starts.back());
     job.starts = starts.data();
-    job.candidates = candidates.data();
-    List list(edge_starts.back(), n_crystals);
-    const NeighborOutput<double> out{edge_starts.data(), list.src.data(), list.dst.data(),
-                                     list.shift.data(), list.distance.data()};
+    job.capacity = starts.back();
+    job.arcs = arcs.data();
+    List list(starts.back(), n_crystals);
+    const NeighborOutput<double> out{list.src.data(), list.dst.data(), list.shift.data(),
+                                     list.distance.data()};
     run(Team{}, [&] {
         for (std::int64_t s = 0; s < n_sites; ++s) fill<Team>(job, s);
-        Team::sum(0);  // all candidates are there
+        Team::sum(0);  // all arcs are there
         for (std::int64_t s = 0; s < n_sites; ++s) finish<Team>(job, s, out);
     });
-    for (std::int64_t c = 0; c <= n_crystals; ++c) list.edge_ptr[c] = edge_starts[batch.ptr[c]];
+    for (std::int64_t c = 0; c <= n_crystals; ++c) list.edge_ptr[c] = starts[batch.ptr[c]];
     return list;
 }
 
@@ -456,6 +477,7 @@ void gradients_of_edge_vectors() {
 int main() {
     cells_are_reduced();
     all_instruction_sets_collect_the_same();
+    few_and_many_are_put_in_order();
     radius_equals_a_plain_loop();
     steps_equal_the_search();
     bad_crystals_are_named();

@@ -57,6 +57,7 @@ def neighbor_list(
         "bin": ptr.new_zeros(n_sites),
         "reach": coords.new_zeros(n_sites),
         "longest_reach": coords.new_zeros(n_crystals),
+        "last": _bytes(n_sites * module.LAST_NEIGHBOR_BYTES, device),
         "counts": ptr.new_zeros(n_sites),
         "fault": ptr.new_full((1,), module.NO_NEIGHBOR_FAULT),
     }
@@ -78,26 +79,21 @@ def neighbor_list(
             owner = (torch.searchsorted(ptr, sites, right=True) - 1).clamp(0, n_crystals - 1)
             scratch["longest_reach"].scatter_reduce_(0, owner, scratch["reach"], "amax")
         steps.count()
-        counts = scratch["counts"]
-        starts = _offsets(counts)
-        edge_starts = _offsets(counts.clamp(max=query.k)) if query.rule == "knn" else starts
-        fault, n_candidates, n_edges = torch.stack(
-            [scratch["fault"][0], starts[-1], edge_starts[-1]]
-        ).tolist()
+        starts = _offsets(scratch["counts"])
+        fault, n_edges = torch.stack([scratch["fault"][0], starts[-1]]).tolist()
         message = module.describe_neighbor_fault(fault)
         if message is not None:
             raise ValueError(message)
-        candidates = _bytes(n_candidates * module.CANDIDATE_BYTES, device)
-        steps.fill(**addresses(starts=starts, candidates=candidates), n_candidates=n_candidates)
+        arcs = _bytes(n_edges * module.ARC_BYTES, device)
         src, dst = ptr.new_empty(n_edges), ptr.new_empty(n_edges)
         shift = ptr.new_empty(n_edges, 3, dtype=torch.int32)
         distance = frac_coords.new_empty(n_edges)
-        steps.finish(
-            **addresses(starts=edge_starts, src=src, dst=dst, shift=shift, distance=distance),
-            n_edges=n_edges,
+        steps.fill(
+            **addresses(starts=starts, arcs=arcs, src=src, dst=dst, shift=shift, distance=distance),
+            capacity=n_edges,
             dtype=dtype_name(frac_coords),
         )
-    return src, dst, shift, distance, edge_starts[ptr]
+    return src, dst, shift, distance, starts[ptr]
 
 
 def line_graph(

@@ -22,8 +22,8 @@ class NeighborList:
 
     An edge leads from site ``src`` of the home cell to the image ``shift`` of site ``dst``; its
     vector is ``(f_dst + shift - f_src) @ lattice`` for the coordinates that the list was made of.
-    Edges are ordered by ``src``, then by (distance rounded to the tie tolerance, ``dst``,
-    ``shift``), so those of one crystal are contiguous.
+    Edges are ordered by (``src``, ``dst``, ``shift``), so those of one site are contiguous, and
+    those of one crystal.
 
     Attributes
     ----------

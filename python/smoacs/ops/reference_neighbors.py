@@ -45,7 +45,7 @@ def neighbor_list(
             pairs = _nearest(crystal, cutoff, k or 0, tie_tolerance)
         else:
             pairs = _shells(crystal, cutoff, k or 0, tie_tolerance)
-        src, dst, shift, distance = _ordered(pairs, tie_tolerance)
+        src, dst, shift, distance = _ordered(pairs)
         found.append((src + start, dst + start, shift, distance))
     counts = torch.tensor([0] + [len(src) for src, *_ in found])
     none = (ptr[:0], ptr[:0], ptr[:0].reshape(0, 3), lattice.double()[:0, 0, 0])
@@ -106,7 +106,11 @@ class _Crystal:
 
 def _nearest(crystal: _Crystal, cutoff: float, k: int, tie_tolerance: float) -> _Pairs:
     pairs = crystal.pairs_within(cutoff)
-    src, dst, shift, distance = _ordered(_take(pairs, pairs[3] > KNN_MIN_DISTANCE), tie_tolerance)
+    pairs = _take(pairs, pairs[3] > KNN_MIN_DISTANCE)
+    rank = pairs[3]
+    if tie_tolerance > 0:
+        rank = (rank / tie_tolerance + 0.38196601125).floor()
+    src, dst, shift, distance = _ordered(pairs, rank)
     counts = torch.bincount(src, minlength=len(crystal))
     place = torch.arange(len(src)) - (counts.cumsum(0) - counts)[src]
     return _take((src, dst, shift, distance), place < k)
@@ -192,13 +196,11 @@ def _take(pairs: _Pairs, which: Tensor) -> _Pairs:
     return src[which], dst[which], shift[which], distance[which]
 
 
-def _ordered(pairs: _Pairs, tie_tolerance: float) -> _Pairs:
-    """Sorted by src, then (distance rank, dst, shift)."""
-    src, dst, shift, distance = pairs
-    rank = distance
-    if tie_tolerance > 0:
-        rank = (distance / tie_tolerance + 0.38196601125).floor()
+def _ordered(pairs: _Pairs, rank: Tensor | None = None) -> _Pairs:
+    """Sorted by (src, rank, dst, shift)."""
+    src, dst, shift, _ = pairs
     order = torch.arange(len(src))
     for key in (shift[:, 2], shift[:, 1], shift[:, 0], dst, rank, src):
-        order = order[key[order].argsort(stable=True)]
+        if key is not None:
+            order = order[key[order].argsort(stable=True)]
     return _take(pairs, order)
