@@ -18,10 +18,11 @@ import torch
 import guard
 import machine
 import report
-from peers import Peers
+from peers import Peer, Peers, on_one_thread
 from race import FLOOR, OURS, Function, Place, Race, run
 from record import Case, Goal, Record, load_all, revision, versions
 
+ONE = "one thread"
 ONE_THREAD = Place("cpu", 1)
 ALL_THREADS = Place("cpu", torch.get_num_threads())
 GPU = Place("cuda", ALL_THREADS.threads)
@@ -39,7 +40,7 @@ def pytest_configure(config: pytest.Config) -> None:
     """Register marks; start an empty session."""
     config.addinivalue_line("markers", "guard: compared with the record by make bench-check")
     config.addinivalue_line("markers", "long: takes minutes")
-    config.stash[_SESSION] = Session([], revision())
+    config.stash[_SESSION] = Session(config.option.record, revision())
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
@@ -52,17 +53,35 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
 
 @dataclass
 class Session:
-    """What has been measured so far."""
+    """What has been measured so far; written after each case, so that a crash loses nothing.
 
-    cases: list[Case]
+    Attributes
+    ----------
+    target : Path or None
+        File or folder of the record.
+    revision : str
+    cases : list of Case
+    ceilings : dict
+        By place, see :func:`machine.ceilings`.
+    """
+
+    target: Path | None
     revision: str
+    cases: list[Case] = field(default_factory=list)
     ceilings: dict[str, dict[str, float]] = field(default_factory=dict)
 
     def add(self, case: Case) -> Case:
         """Keep a case."""
         case = replace(case, revision=self.revision)
         self.cases.append(case)
+        if self.target is not None:
+            Record(machine.describe(), versions(), self.ceilings, self.cases).save(self.target)
         return case
+
+    def visit(self, place: Place) -> None:
+        """Measure the ceilings of a place that is new."""
+        if str(place) not in self.ceilings:
+            self.ceilings[str(place)] = machine.ceilings(place, 0.5)
 
 
 _SESSION: pytest.StashKey[Session] = pytest.StashKey()
@@ -130,6 +149,8 @@ class Compare:
         reference: str | None = None,
     ) -> Case:
         """Measure one case; with ``--check``, fail if it has lost too much to its reference."""
+        if not self.check:
+            self._session.visit(place)
         contenders = {OURS: ours, **peers.functions}
         if floor is not None:
             contenders[FLOOR] = floor[1]
@@ -155,6 +176,21 @@ class Compare:
             case = guard.check(case, load_all(), machine.describe(), again)
         return self._session.add(case)
 
+    def scaling(
+        self,
+        suite: str,
+        name: str,
+        place: Place,
+        ours: Function,
+        *,
+        size: tuple[int, str],
+        floor: tuple[str, Function] | None = None,
+    ) -> Case:
+        """Measure what more threads than one bring: 1.7 times the speed is asked of two."""
+        alone = Peers({ONE: Peer(on_one_thread(ours))})
+        goals = (Goal(0.85 * place.threads, ONE),)
+        return self(suite, name, place, ours, alone, size=size, floor=floor, goals=goals)
+
     def _measure(self, contenders: dict[str, Function], place: Place) -> dict[str, float]:
         race = Race(contenders, place, self._budget)
         if self.check:
@@ -169,20 +205,6 @@ class Compare:
 def compare(request: pytest.FixtureRequest, session: Session) -> Compare:
     """See :class:`Compare`."""
     return Compare(request, session)
-
-
-def pytest_sessionfinish(session: pytest.Session) -> None:
-    """Measure the ceilings and write the record."""
-    config = session.config
-    done = config.stash[_SESSION]
-    if not done.cases or config.option.check:
-        return
-    places = [ONE_THREAD, ALL_THREADS] + [GPU] * torch.cuda.is_available()
-    used = {case.place for case in done.cases}
-    done.ceilings = {str(p): machine.ceilings(p, 1.0) for p in places if str(p) in used}
-    if config.option.record is not None:
-        record = Record(machine.describe(), versions(), done.ceilings, done.cases)
-        record.save(config.option.record)
 
 
 def pytest_terminal_summary(

@@ -50,8 +50,14 @@ def products(shapes: Sequence[Shape], device: str) -> Function:
     return multiply
 
 
-def peak_memory(function: Function, device: str) -> int | None:
-    """Most bytes that a function holds at a time beyond what was there; None if unknown here."""
+def peak_memory(function: Function, device: str) -> int:
+    """Most bytes that a function holds at a time beyond what was there.
+
+    Raises
+    ------
+    OSError
+        If this system does not tell a process's peak memory (Linux does).
+    """
     function()  # what is allocated once does not count
     gc.collect()
     if device == "cuda":
@@ -59,14 +65,11 @@ def peak_memory(function: Function, device: str) -> int | None:
         before = torch.cuda.memory_allocated()
         function()
         return torch.cuda.max_memory_allocated() - before
-    try:
-        ctypes.CDLL(None).malloc_trim(0)
-        _CLEAR_REFS.write_text("5")  # Linux: the peak starts again from here
-        before = _status("VmRSS")
-        function()
-        return _status("VmHWM") - before
-    except (OSError, AttributeError, KeyError):
-        return None
+    ctypes.CDLL(None).malloc_trim(0)
+    _CLEAR_REFS.write_text("5")  # the peak starts again from here
+    before = _status("VmRSS")
+    function()
+    return _status("VmHWM") - before
 
 
 def _status(key: str) -> int:

@@ -15,7 +15,11 @@ import torch
 from torch import Tensor
 
 from race import Function, Place
-from record import Goal
+from smoacs.crystals import CrystalBatch
+from smoacs.ops import reference_neighbors
+from smoacs.predictors.alignn_predictor import ALIGNNPredictor
+from smoacs.predictors.base import Graph
+from smoacs.predictors.element_features import cgcnn_table
 from workloads import Cells, Softmax
 
 
@@ -66,10 +70,14 @@ def prepare(
         try:
             peers.present[name] = make(cells, place)
         except ImportError as error:
-            peers.missing[name] = f"not installed ({error})"
+            peers.missing[name] = _not_installed(error)
         except UnfitError as error:
             peers.missing[name] = str(error)
     return peers
+
+
+def _not_installed(error: ImportError) -> str:
+    return f"not installed ({error})"
 
 
 def _only_on_cpu(place: Place) -> None:
@@ -232,6 +240,51 @@ def alignn_graphs(rule: str, k: int) -> dict[str, Prepare]:
     return {"alignn": _alignn_v1(k) if rule == "knn_shell" else _alignn_v2(k)}
 
 
+# --- A step of ALIGNN --------------------------------------------------------------------------
+
+
+def alignn_network(predictor: ALIGNNPredictor, crystals: CrystalBatch, graph: Graph) -> Peers:
+    """The network of alignn 2.0 in plain torch, with our weights, graph and differentiable inputs.
+
+    ``run`` gives the gradients of the summed outputs.
+    """
+    try:
+        from alignn.models.alignn_atomwise_pure import ALIGNNAtomWisePure, ALIGNNAtomWisePureConfig
+        from alignn.torch_graph_builder import TorchGraph
+    except ImportError as error:
+        return Peers(missing={"alignn": _not_installed(error)})
+    ours = predictor.network
+    if ours.config.norm != "layer" or graph.line is None:
+        return Peers(missing={"alignn": "its network in torch is of version 2.0 only"})
+    fields = ALIGNNAtomWisePureConfig.model_fields
+    shape = {name: value for name, value in vars(ours.config).items() if name in fields}
+    off = {"gradwise_weight": 0.0, "use_penalty": False, "energy_mult_natoms": False}
+    config = ALIGNNAtomWisePureConfig(name="alignn_atomwise_pure", **shape, **off)
+    network = ALIGNNAtomWisePure(config)
+    network.load_state_dict(ours.state_dict() | {"_species_table": network._species_table})
+    network.to(crystals.ptr.device).eval().requires_grad_(False)
+    bonds, pairs = graph.neighbors, graph.line
+    table = cgcnn_table().to(crystals.ptr.device)
+    leaves = (crystals.lattice, crystals.frac_coords, crystals.composition)
+
+    def run() -> tuple[Tensor, ...]:
+        vectors = reference_neighbors.edge_vectors(crystals.frac_coords, crystals.lattice, bonds)
+        features = crystals.composition @ table
+        atoms = TorchGraph(
+            len(features),
+            bonds.src,
+            bonds.dst,
+            {"atom_features": features},
+            {"r": vectors},
+            batch_num_nodes=crystals.n_sites,
+        )
+        lines = TorchGraph(len(vectors), pairs.src, pairs.dst, {"r": vectors})
+        out = network((atoms, lines, crystals.lattice))["out"]
+        return torch.autograd.grad(out.sum(), leaves)
+
+    return Peers({"alignn": Peer(run)})
+
+
 # --- Masked softmax in torch ----------------------------------------------------------------------
 
 
@@ -246,22 +299,35 @@ def softmax_formula(work: Softmax, element_logits: Tensor, pattern_logits: Tenso
     return (mixture / t).softmax(-1)
 
 
-# --- Ourselves ------------------------------------------------------------------------------------
-
-ONE_THREAD = "one thread"
+# --- Ourselves, otherwise ------------------------------------------------------------------------
 
 
-def on_one_thread(function: Function, place: Place) -> Peers:
-    """Our own function on a single thread, to see what more of them bring."""
-    alone = Place(place.device, 1)
+def on_one_thread(function: Function) -> Function:
+    """The function on a single thread of the CPU."""
 
     def run() -> object:
-        with alone.entered():
+        with Place("cpu", 1).entered():
             return function()
 
-    return Peers({ONE_THREAD: Peer(run)})
+    return run
 
 
-def scaling(place: Place) -> Goal:
-    """1.7 times as fast on two threads, and in proportion on more."""
-    return Goal(0.85 * place.threads, ONE_THREAD)
+def captured(function: Function) -> Function:
+    """The function's launches as one CUDA graph.
+
+    Raises
+    ------
+    UnfitError
+        If the function waits for the GPU, or does something else that a graph cannot hold.
+    """
+    graph, side = torch.cuda.CUDAGraph(), torch.cuda.Stream()
+    with torch.cuda.stream(side):
+        for _ in range(3):
+            function()
+    torch.cuda.synchronize()
+    try:
+        with torch.cuda.graph(graph):
+            function()
+    except RuntimeError as error:
+        raise UnfitError(f"no CUDA graph: {str(error).splitlines()[0]}") from error
+    return graph.replay

@@ -20,7 +20,7 @@ SPECS = {
     "knn": GraphSpec(8.0, 12, "knn", tie_tolerance=1e-5, line_graph=True, self_pairs=True),
 }
 GENERATION = {"knn_shell": "first generation", "knn": "2.0"}
-REFERENCE = "pymatgen, complete list"  # the guard's, since alignn is rarely installed
+REFERENCE = "pymatgen, complete list alone"  # the guard's, since alignn is rarely installed
 GPU_LIMIT = 1e-3  # s, for W1 with bond pairs
 
 
@@ -101,13 +101,10 @@ def test_threads(compare: Any, all_threads: Place) -> None:
     crystals = ANCHORS["W1: 256 x 5 atoms"]().batch()
     graph = Graph.build(crystals, SPECS["knn_shell"])
     assert graph.line is not None
-    build = lambda: Graph.build(crystals, SPECS["knn_shell"])  # noqa: E731
-    compare(
+    compare.scaling(
         SUITE,
         "W1: 256 x 5 atoms, first generation",
         all_threads,
-        build,
-        peers.on_one_thread(build, all_threads),
+        lambda: Graph.build(crystals, SPECS["knn_shell"]),
         size=(len(graph.line.src), "bond pairs"),
-        goals=(peers.scaling(all_threads),),
     )

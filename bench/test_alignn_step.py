@@ -1,8 +1,9 @@
-"""One prediction with its gradients, beside the matrix products that it cannot do without."""
+"""One prediction with its gradients, beside alignn's own network and the bare matrix products."""
 
 from __future__ import annotations
 
 from collections.abc import Callable
+from functools import partial
 from typing import Any
 
 import pytest
@@ -10,6 +11,7 @@ import torch
 from torch import Tensor, nn
 
 import machine
+import peers
 from machine import Shape
 from peers import Peers
 from race import FLOOR, OURS, Function, Place
@@ -21,9 +23,10 @@ from smoacs.predictors.base import Graph
 from workloads import Cells, full_size_alignn, perovskites, supercells
 
 SUITE = "ALIGNN step, forward and input gradients"
+BUNDLED, FULL = "bundled", "hidden 256, 4 + 4 layers"
 MODELS: dict[str, Callable[[], ALIGNNPredictor]] = {
-    "bundled": lambda: load("smoacs-alignn-mp"),
-    "hidden 256, 4 + 4 layers": full_size_alignn,
+    BUNDLED: lambda: load("smoacs-alignn-mp"),
+    FULL: partial(full_size_alignn, norm="layer"),
 }
 
 
@@ -33,40 +36,46 @@ class Step:
     Attributes
     ----------
     run : callable
-        Values of all crystals and their gradients.
-    shapes : list of (m, k, n)
-        Matrix products of the network, forward and for the gradients of its inputs.
-    n_pairs : int
+        Gradients of the summed values of all crystals, by lattice, coordinates and composition.
+    peers : Peers
+    floor : (str, callable)
+        The network's matrix products.
+    size : (int, str)
+        Number of bond pairs.
     """
 
-    def __init__(self, predictor: ALIGNNPredictor, cells: Cells, device: str) -> None:
+    def __init__(self, model: str, cells: Cells, device: str) -> None:
+        predictor = MODELS[model]().to(device)
         crystals = cells.to(device).batch()
-        predictor = predictor.to(device)
+        leaves = (crystals.lattice, crystals.frac_coords, crystals.composition)
+        for leaf in leaves:
+            leaf.requires_grad_()
         assert predictor.graph is not None
         graph = Graph.build(crystals, predictor.graph)
         assert graph.line is not None
-        self.n_pairs = len(graph.line.src)
-        sizes = len(crystals.frac_coords), len(graph.neighbors.src), self.n_pairs
-        self.shapes = matrix_products(predictor.network, *sizes)
-        leaves = [crystals.lattice, crystals.frac_coords, crystals.composition]
-        for leaf in leaves:
-            leaf.requires_grad_()
 
         def run() -> tuple[Tensor, ...]:
-            values = predictor.predict(crystals, graph)
-            total = torch.stack([value.sum() for value in values.values()]).sum()
-            return torch.autograd.grad(total, leaves)
+            values = predictor.predict(crystals, graph).values()
+            return torch.autograd.grad(torch.stack(list(values)).sum(), leaves)
 
         self.run: Function = run
+        self.peers: Peers = peers.alignn_network(predictor, crystals, graph)
+        sizes = len(crystals.frac_coords), len(graph.neighbors.src), len(graph.line.src)
+        products = machine.products(matrix_products(predictor.network, *sizes), device)
+        self.floor = ("its matrix products alone", products)
+        self.size = (len(graph.line.src), "bond pairs")
 
 
 def matrix_products(network: ALIGNN, n_atoms: int, n_edges: int, n_pairs: int) -> list[Shape]:
-    """Shapes (m, k, n) of the products that a network needs for outputs and input gradients."""
+    """Shapes (m, k, n) of the products that a network needs for outputs and input gradients.
+
+    The pairs' embedding needs none: it is a function of one number, the cosine, and can be looked
+    up. Nor does the map to single numbers at the end.
+    """
     c = network.config
     h, e = c.hidden_features, c.embedding_features
-    forward = [(n_atoms, c.atom_input_features, h)]
-    for n, basis in ((n_edges, c.edge_input_features), (n_pairs, c.triplet_input_features)):
-        forward += [(n, basis, e), (n, e, h)]
+    forward = [(n_atoms, c.atom_input_features, h), (n_edges, c.edge_input_features, e)]
+    forward.append((n_edges, e, h))
 
     def convolution(nodes: int, edges: int) -> list[Shape]:
         return [(nodes, h, h)] * 4 + [(edges, h, h)]
@@ -76,68 +85,103 @@ def matrix_products(network: ALIGNN, n_atoms: int, n_edges: int, n_pairs: int) -
     return forward + [(m, n, k) for m, k, n in reversed(forward)]
 
 
-def compare_step(compare: Callable[..., Case], name: str, place: Place, step: Step) -> Case:
-    return compare(
+@pytest.mark.guard
+@pytest.mark.parametrize(("model", "n"), [(BUNDLED, 256), (FULL, 16)])
+def test_step(compare: Any, place: Place, model: str, n: int) -> None:
+    step = Step(model, perovskites(n), place.device)
+    compare(
         SUITE,
-        name,
+        f"{model}, {n} x 5 atoms",
         place,
         step.run,
-        Peers(),
-        size=(step.n_pairs, "bond pairs"),
-        floor=("its matrix products alone", machine.products(step.shapes, place.device)),
-        goals=(Goal(1 / 1.5, FLOOR),) if "256" in name and "256 x 5" in name else (),
+        step.peers,
+        size=step.size,
+        floor=step.floor,
         reference=FLOOR,
     )
 
 
-@pytest.mark.guard
-@pytest.mark.parametrize(("model", "n"), [("bundled", 256), ("hidden 256, 4 + 4 layers", 16)])
-def test_step(compare: Any, place: Place, model: str, n: int) -> None:
-    step = Step(MODELS[model](), perovskites(n), place.device)
-    compare_step(compare, f"{model}, {n} x 5 atoms", place, step)
+@pytest.mark.parametrize(("model", "n"), [(BUNDLED, 256), (FULL, 16)])
+def test_threads(compare: Any, all_threads: Place, model: str, n: int) -> None:
+    step = Step(model, perovskites(n), "cpu")
+    name = f"{model}, {n} x 5 atoms"
+    compare.scaling(SUITE, name, all_threads, step.run, size=step.size, floor=step.floor)
 
 
 @pytest.mark.long
-@pytest.mark.parametrize("model", MODELS)
-def test_all_threads(compare: Any, all_threads: Place, model: str) -> None:
-    step = Step(MODELS[model](), perovskites(256), "cpu")
-    compare_step(compare, f"{model}, 256 x 5 atoms", all_threads, step)
+def test_full_size(compare: Any, all_threads: Place) -> None:
+    step = Step(FULL, perovskites(256), "cpu")
+    compare(
+        SUITE,
+        f"{FULL}, 256 x 5 atoms",
+        all_threads,
+        step.run,
+        step.peers,
+        size=step.size,
+        floor=step.floor,
+        goals=(Goal(1 / 1.5, FLOOR),),
+    )
 
 
 @pytest.mark.cuda
 @pytest.mark.parametrize("work", ["256 x 5 atoms", "32 x 135 atoms"])
 def test_full_size_on_a_gpu(compare: Any, work: str) -> None:
-    cells = perovskites(256) if work == "256 x 5 atoms" else supercells(32)
-    step = Step(full_size_alignn(), cells, "cuda")
-    place = Place("cuda", torch.get_num_threads())
-    compare_step(compare, f"hidden 256, 4 + 4 layers, {work}", place, step)
+    step = Step(FULL, perovskites(256) if "256 x" in work else supercells(32), "cuda")
+    compare(
+        SUITE,
+        f"{FULL}, {work}",
+        Place("cuda", torch.get_num_threads()),
+        step.run,
+        step.peers,
+        size=step.size,
+        floor=step.floor,
+    )
 
 
 @pytest.mark.parametrize("model", MODELS)
 def test_peak_memory(session: Any, place: Place, model: str) -> None:
-    step = Step(MODELS[model](), perovskites(32), place.device)
-    peak = machine.peak_memory(step.run, place.device)
-    if peak is None:
-        pytest.skip("this system does not tell a process's peak memory")
+    step = Step(model, perovskites(32), place.device)
+    contenders = {OURS: step.run, **step.peers.functions}
+    try:
+        peaks = {
+            name: float(machine.peak_memory(run, place.device)) for name, run in contenders.items()
+        }
+    except OSError as error:
+        pytest.skip(f"this system does not tell a process's peak memory ({error})")
     session.add(
         Case(
             SUITE,
             f"peak memory, {model}, 32 x 5 atoms",
             str(place),
             "B",
-            {OURS: peak},
-            size=step.n_pairs,
-            size_of="bond pairs",
+            peaks,
+            size=step.size[0],
+            size_of=step.size[1],
+            missing=step.peers.missing,
+            goals=(Goal(2.0, "alignn"),),
         )
     )
 
 
+def test_peers_predict_the_same() -> None:
+    step = Step(FULL, perovskites(4), "cpu")
+    if not step.peers.present:
+        pytest.skip(f"alignn: {step.peers.missing['alignn']}")
+    theirs = step.peers.present["alignn"].run()
+    for mine, other in zip(step.run(), theirs, strict=True):
+        assert torch.allclose(mine, other, rtol=1e-3, atol=1e-3 * float(other.abs().max()))
+
+
 @pytest.mark.parametrize("model", MODELS)
 def test_every_weight_matrix_is_multiplied_with(model: str) -> None:
-    """Once forward, once backward; only the last map, to single numbers, is not counted."""
+    """Once forward, once backward, but for those that need not be."""
     network = MODELS[model]().network
     shapes = [shape[1:] for shape in matrix_products(network, 1, 1, 1)]
-    maps = [m for name, m in network.named_modules() if isinstance(m, nn.Linear) and name != "fc"]
+    maps = [
+        module
+        for name, module in network.named_modules()
+        if isinstance(module, nn.Linear) and not name.startswith(("fc", "angle_embedding"))
+    ]
     forward = [(m.in_features, m.out_features) for m in maps]
     backward = [(m.out_features, m.in_features) for m in maps]
     assert sorted(shapes) == sorted(forward + backward)

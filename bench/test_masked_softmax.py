@@ -110,16 +110,35 @@ def test_many_sites_on_a_gpu(compare: Any, name: str) -> None:
     )
 
 
+@pytest.mark.cuda
+@pytest.mark.parametrize("name", SIZES)
+def test_in_a_cuda_graph(compare: Any, name: str) -> None:
+    """Without the host's part, which is longer than the GPU's when sites are few."""
+    place = Place("cuda", torch.get_num_threads())
+    work = workloads.softmax(*SIZES[name], "cuda")
+    function = ours(work, "exact")
+    try:
+        replay = peers.captured(function)
+    except peers.UnfitError as error:
+        pytest.skip(str(error))
+    compare(
+        SUITE,
+        f"{name}, exact, in a CUDA graph",
+        place,
+        replay,
+        Peers({"launched one by one": Peer(function)}),
+        size=(len(work.element_logits), "sites"),
+        goals=(Goal(limit=2 * GPU_LIMIT),),
+    )
+
+
 @pytest.mark.parametrize("name", SIZES)
 def test_threads(compare: Any, all_threads: Place, name: str) -> None:
     work = workloads.softmax(*SIZES[name], "cpu")
-    function = ours(work, "exact")
-    compare(
+    compare.scaling(
         SUITE,
         f"{name}, exact",
         all_threads,
-        function,
-        peers.on_one_thread(function, all_threads),
+        ours(work, "exact"),
         size=(len(work.element_logits), "sites"),
-        goals=(peers.scaling(all_threads),),
     )

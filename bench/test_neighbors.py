@@ -78,15 +78,13 @@ def test_growth(compare: Any, place: Place, name: str) -> None:
 def test_threads(compare: Any, all_threads: Place, name: str) -> None:
     cells = ANCHORS[name]()
     found = search(cells)
-    compare(
+    compare.scaling(
         SUITE,
         name,
         all_threads,
         lambda: search(cells),
-        peers.on_one_thread(lambda: search(cells), all_threads),
         size=(len(found.src), "pairs"),
         floor=traffic(cells, found, "cpu"),
-        goals=(peers.scaling(all_threads),),
     )
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
 from itertools import pairwise
+from typing import Literal
 
 import numpy as np
 import torch
@@ -16,6 +17,7 @@ from smoacs.predictors.alignn import ALIGNN, ALIGNNConfig
 from smoacs.predictors.alignn_predictor import ALIGNNPredictor
 from smoacs.predictors.base import GraphSpec, Property
 
+Norm = Literal["batch", "layer"]
 SHORTEST, LONGEST = 3.5, 8.0  # lattice parameters in Å
 DENSITY = 0.085  # atoms per Å^3 of the disordered cells
 BAND_GAP = Property("band_gap", "eV", -np.inf, np.inf)
@@ -178,14 +180,19 @@ def softmax(
     )
 
 
-def full_size_alignn(
-    config: ALIGNNConfig | None = None, prop: Property = BAND_GAP
-) -> ALIGNNPredictor:
-    """An ALIGNN of the published size on the first generation's graphs, with random weights."""
+def full_size_alignn(norm: Norm = "batch", prop: Property = BAND_GAP) -> ALIGNNPredictor:
+    """An ALIGNN of the published size, with random weights.
+
+    Parameters
+    ----------
+    norm : {"batch", "layer"}
+        Normalisation of the first generation or of version 2.0.
+    prop : Property
+    """
     torch.manual_seed(0)
     return ALIGNNPredictor(
         f"random weights, {prop.name}",
-        ALIGNN(config or ALIGNNConfig()),
+        ALIGNN(ALIGNNConfig(norm=norm)),
         properties=[prop],
         graph=GraphSpec(8.0, 12, "knn_shell", tie_tolerance=0.0, line_graph=True),
         elements=frozenset(range(1, N_ELEMENTS + 1)),
