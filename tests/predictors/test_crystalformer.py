@@ -11,6 +11,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from smoacs.crystals import CrystalBatch
+from smoacs.ops import edge_vectors
 from smoacs.predictors import crystalformer_attention
 from smoacs.predictors.base import Graph
 from smoacs.predictors.crystalformer import Crystalformer, CrystalformerConfig
@@ -39,7 +40,8 @@ def outputs(network: Crystalformer, crystals: CrystalBatch) -> Tensor:
     """Output (C,) in the dtype of the crystals."""
     network = network.to(dtype=crystals.lattice.dtype)
     graph = Graph.build(crystals, network.graph_spec())
-    terms = network.terms(crystals, graph.neighbors)
+    vectors = edge_vectors(crystals.frac_coords, crystals.lattice, graph.neighbors)
+    terms = network.terms(crystals, graph.neighbors, vectors)
     return network(crystals.composition @ network.element_table(), terms, crystals.ptr)[:, 0]
 
 

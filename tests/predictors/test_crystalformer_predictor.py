@@ -15,6 +15,7 @@ import torch
 from torch import Tensor, nn
 
 from smoacs.crystals import CrystalBatch
+from smoacs.ops import edge_vectors
 from smoacs.predictors import list as list_predictors
 from smoacs.predictors import load
 from smoacs.predictors.base import Graph, GraphSpec, Property
@@ -77,7 +78,8 @@ def expected(network: Crystalformer, crystals: CrystalBatch, config: Crystalform
     other.load_state_dict(network.state_dict())
     other = other.double().eval()
     graph = Graph.build(crystals, other.graph_spec())
-    terms = other.terms(crystals, graph.neighbors)
+    vectors = edge_vectors(crystals.frac_coords, crystals.lattice, graph.neighbors)
+    terms = other.terms(crystals, graph.neighbors, vectors)
     return other(crystals.composition @ other.element_table(), terms, crystals.ptr)[:, 0]
 
 
@@ -317,7 +319,7 @@ def test_a_bundle_with_another_graph_is_refused(tmp_path: Path, network: Crystal
         graph=GraphSpec(cutoff=5.0),
         **CARD,
     )
-    with pytest.raises(ValueError, match=r"works on GraphSpec\(cutoff=12"):
+    with pytest.raises(ValueError, match=r"needs all neighbours within 12\.0 Å, not GraphSpec"):
         load(card)
 
 

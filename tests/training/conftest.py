@@ -69,6 +69,23 @@ def raw_config(jsonl) -> dict:
 
 
 @pytest.fixture
+def crystalformer_config(raw_config) -> dict:
+    """The same training of a model of the other family."""
+    return raw_config | {
+        "graph": {"rule": "radius", "cutoff": 5.0, "three_body_cutoff": None},
+        "model": {
+            "family": "crystalformer",
+            "layers": 1,
+            "width": 16,
+            "heads": 2,
+            "hidden_width": 32,
+            "readout": [8],
+            "radial_functions": 16,
+        },
+    }
+
+
+@pytest.fixture
 def write_config(tmp_path):
     def write(raw: dict, name: str = "config.yaml") -> Path:
         path = tmp_path / name

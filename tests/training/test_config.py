@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import pytest
 
+from smoacs.predictors.base import GraphSpec
 from smoacs.training.config import load_config
 
 
@@ -15,6 +16,17 @@ def test_reads_a_complete_configuration_with_paths_relative_to_it(
     assert [target.minimum for target in config.targets] == [None, 0.0]
     spec = config.graph.spec()
     assert (spec.k, spec.three_body_cutoff, spec.line_graph) == (6, 3.0, True)
+
+
+def test_families_have_their_own_settings(raw_config, write_config):
+    crystalformer = {
+        "graph": {"rule": "radius", "cutoff": 5.0, "three_body_cutoff": None},
+        "model": {"family": "crystalformer", "width": 32, "heads": 2},
+    }
+    config = load_config(write_config(raw_config | crystalformer))
+    assert config.graph.spec() == GraphSpec(cutoff=5.0, tie_tolerance=0.01)
+    assert (config.model.width, config.model.layers) == (32, 4)
+    assert load_config(write_config(raw_config)).model.family == "alignn"
 
 
 def test_sources_are_a_list_or_a_single_one(raw_config, write_config, tmp_path):
@@ -37,6 +49,10 @@ def test_sources_are_a_list_or_a_single_one(raw_config, write_config, tmp_path):
         ({"targets": [{"name": "two words", "unit": "eV"}]}, "targets.0.name"),
         ({"targets": [{"name": "gap", "unit": "eV"}] * 2}, "named twice: gap, gap"),
         ({"graph": {"rule": "knn", "k": None}}, "graph.k must be set for the rule knn"),
+        ({"graph": {"three_body_cutoff": None}}, "alignn needs pairs of bonds"),
+        ({"model": {"family": "crystalformer"}}, "graph.rule must be radius and .* null"),
+        ({"model": {"family": "schnet"}}, "model: .*'alignn', 'crystalformer'"),
+        ({"model": {"heads": 8}}, "model.alignn.heads: unknown key"),
         ({"graph": {"rule": "voronoi"}}, "graph.rule: .*'radius', 'knn' or 'knn_shell'"),
         ({"strained_copies": {"energies": ["gap"]}}, "'gap', which is not among the targets"),
         (

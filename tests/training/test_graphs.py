@@ -51,6 +51,9 @@ def test_bond_pairs_share_an_atom_of_one_crystal(crystals):
     assert (lengths[batch.line_dst] <= 3.5).all()
 
 
-def test_bond_pairs_are_required(crystals):
-    with pytest.raises(ValueError, match="line_graph"):
-        PackedGraphs.build(crystals, GraphSpec(cutoff=6.0))
+def test_graphs_without_bond_pairs(crystals):
+    spec = GraphSpec(cutoff=5.0)
+    batch = PackedGraphs.build(crystals, spec).batch(torch.tensor([3, 1]))
+    assert batch.line_src.numel() == batch.line_dst.numel() == 0
+    graph = Graph.build(crystals.select(np.array([3, 1])).batch(), spec)
+    assert pairs(batch.src, batch.dst) == pairs(graph.neighbors.src, graph.neighbors.dst)

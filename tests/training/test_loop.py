@@ -113,7 +113,30 @@ def test_overfits_a_handful_of_crystals(raw_config, write_config):
     assert (errors < 0.08 * trainer.scale.std).all()
 
 
-def test_resumed_run_gives_the_same_bits(raw_config, write_config, tmp_path):
+def test_crystalformer_learns_with_the_scale_of_its_first_batch(crystalformer_config, write_config):
+    crystalformer_config |= {
+        "epochs": 120,
+        "batch_size": 4,
+        "optimizer": {"learning_rate": 0.005, "weight_decay": 1e-5},
+    }
+    trainer = make_trainer(crystalformer_config, write_config)
+    run(trainer, 1)
+    scales = [
+        model.encoder.layers[0].self_attn.gauss_scale.clone()
+        for model in (trainer.model, trainer.averaged, trainer.best)
+    ]
+    assert scales[0][0] > 0
+    assert torch.equal(scales[0], scales[1])
+    assert torch.equal(scales[0], scales[2])
+    run(trainer, 119)
+    graphs = trainer.graphs["train"]
+    errors = mean_absolute_errors(trainer.predict(trainer.averaged, graphs), graphs.targets)
+    assert (errors < 0.15 * trainer.scale.std).all()
+
+
+@pytest.mark.parametrize("family", ["raw_config", "crystalformer_config"])
+def test_resumed_run_gives_the_same_bits(family, request, write_config, tmp_path):
+    raw_config = request.getfixturevalue(family)
     whole = make_trainer(raw_config, write_config)
     run(whole, 4)
     first = make_trainer(raw_config, write_config)

@@ -9,8 +9,14 @@ import pytest
 import torch
 from rich.console import Console
 
+from smoacs.predictors import load
+from smoacs.predictors.base import Graph
+from smoacs.predictors.crystalformer_predictor import CrystalformerPredictor
 from smoacs.predictors.weights import load_bundle
+from smoacs.testing import check_predictor
 from smoacs.training import train
+from smoacs.training.config import load_config
+from smoacs.training.data import load_crystals
 from smoacs.training.loop import Trainer
 
 
@@ -59,6 +65,24 @@ def test_a_run_leaves_a_model_with_a_truthful_card(raw_config, write_config, con
     shown = console.file.getvalue()
     assert "epoch 4: loss" in shown
     assert "model written to" in shown
+
+
+def test_a_trained_crystalformer_is_a_predictor(
+    crystalformer_config, write_config, console, tmp_path
+):
+    result = train(write_config(crystalformer_config), console=console)
+    predictor = load(result.card)
+    assert isinstance(predictor, CrystalformerPredictor)
+    assert predictor.graph.cutoff == 5.0
+    crystals = load_crystals(load_config(tmp_path / "config.yaml"))
+    test = crystals.select(np.flatnonzero(crystals.split == "test"))
+    batch = test.batch().to(dtype=torch.float32)
+    found = predictor.predict(batch, Graph.build(batch, predictor.graph))
+    for name in ("formation_energy", "band_gap"):
+        rows = table(tmp_path / "run" / "test_predictions.csv")
+        predicted = torch.tensor([float(row[f"{name}_predicted"]) for row in rows])
+        torch.testing.assert_close(found[name], predicted, atol=1e-5, rtol=1e-5)
+    check_predictor(predictor)
 
 
 def test_an_interrupted_run_continues_to_the_same_model(

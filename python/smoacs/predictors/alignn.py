@@ -257,6 +257,11 @@ class ALIGNN(nn.Module):
         return self._link(self.fc(mean))
 
     @property
+    def readout(self) -> Linear:
+        """The last layer."""
+        return self.fc
+
+    @property
     def _has_gcn(self) -> bool:
         return len(self.gcn_layers) > 0
 

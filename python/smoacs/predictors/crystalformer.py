@@ -9,16 +9,22 @@ from __future__ import annotations
 import math
 from dataclasses import dataclass, field
 from itertools import pairwise
+from typing import cast
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
 from smoacs.crystals import N_ELEMENTS, CrystalBatch
-from smoacs.ops import NeighborList, edge_vectors
+from smoacs.ops import NeighborList
 from smoacs.predictors.base import GraphSpec
 from smoacs.predictors.crystalformer_attention import lattice_attention
-from smoacs.predictors.crystalformer_terms import AtomPairs, ImageBox, LatticeTerms
+from smoacs.predictors.crystalformer_terms import (
+    AtomPairs,
+    ImageBox,
+    LatticeTerms,
+    images_in_box,
+)
 from smoacs.predictors.layers import Linear, batched_product, crystal_index, elu, linear, sum_at
 
 
@@ -210,6 +216,11 @@ class Crystalformer(nn.Module):
         std = config.width**-0.5 * (9 * config.layers) ** -0.25
         nn.init.normal_(self.input_embeddings.weight, std=std)
 
+    @property
+    def readout(self) -> Linear:
+        """The last layer."""
+        return cast("Linear", self.mlp[-1])
+
     def element_table(self) -> Tensor:
         """Vectors of the elements Z = 1..98, (98, width)."""
         return self.input_embeddings.weight.t()
@@ -219,29 +230,25 @@ class Crystalformer(nn.Module):
         return GraphSpec(cutoff=self.config.cutoff)
 
     def terms(
-        self, crystals: CrystalBatch, neighbors: NeighborList, vectors: Tensor | None = None
+        self, crystals: CrystalBatch, neighbors: NeighborList, vectors: Tensor
     ) -> LatticeTerms:
-        """Terms of the lattice sums, differentiable in lattice and coordinates.
+        """Terms of the lattice sums, differentiable in the vectors.
 
         Parameters
         ----------
         crystals : CrystalBatch
         neighbors : NeighborList
             All pairs within the cutoff of the network.
-        vectors : Tensor (E, 3), float, optional
-            Vectors of the edges in Å, where they are at hand.
+        vectors : Tensor (E, 3), float
+            Vectors of the edges in Å.
         """
-        if vectors is None:
-            vectors = edge_vectors(crystals.frac_coords, crystals.lattice, neighbors)
-        config = self.config
-        return LatticeTerms.build(
-            crystals,
-            neighbors,
-            vectors,
-            box=config.box,
-            widest=max(config.decay_lengths) / math.sqrt(config.least_decay),
-            cutoff=config.cutoff,
-        )
+        src, dst, config = neighbors.src, neighbors.dst, self.config
+        if config.box is None:
+            return LatticeTerms.build(vectors, src, dst, crystals.ptr, cutoff=config.cutoff)
+        widest = max(config.decay_lengths) / math.sqrt(config.least_decay)
+        edges, reach = images_in_box(crystals, neighbors, config.box, widest)
+        vectors = vectors.index_select(0, edges)
+        return LatticeTerms.build(vectors, src[edges], dst[edges], crystals.ptr, reach=reach)
 
     def forward(self, atom_features: Tensor, terms: LatticeTerms, ptr: Tensor) -> Tensor:
         """Outputs of C crystals.

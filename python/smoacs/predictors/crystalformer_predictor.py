@@ -52,8 +52,10 @@ class CrystalformerPredictor(BundledPredictor):
         elements: frozenset[int],
         minima: Mapping[str, float],
     ) -> None:
-        if graph != network.graph_spec():
-            raise ValueError(f"{name} works on {network.graph_spec()}, not on {graph}")
+        if graph.rule != "radius" or graph.cutoff < network.config.cutoff:
+            raise ValueError(
+                f"{name} needs all neighbours within {network.config.cutoff} Å, not {graph}"
+            )
         super().__init__(
             name,
             network,

@@ -14,6 +14,7 @@ from torch import Tensor
 
 from smoacs.crystals import CrystalBatch
 from smoacs.ops import NeighborList
+from smoacs.predictors.layers import crystal_index
 
 _STEPS_PER_OCTAVE = 8
 # A multiple of the widest vector register, so that rows are aligned in memory.
@@ -97,7 +98,7 @@ class LatticeTerms:
     pair : Tensor (T,), int64
         Number of the pair of atom and imaged atom; the number of pairs P in empty slots.
     reach : Tensor (T,), float, or None
-        Only heads whose Gaussian reaches beyond this distance in Å see the term.
+        Only heads whose standard deviation in Å is larger see the term.
     pairs : AtomPairs
     atoms : Tensor (S,), int64
         Atoms in the order of their rows, shortest rows first.
@@ -116,50 +117,42 @@ class LatticeTerms:
     @classmethod
     def build(
         cls,
-        crystals: CrystalBatch,
-        neighbors: NeighborList,
         vectors: Tensor,
+        src: Tensor,
+        dst: Tensor,
+        ptr: Tensor,
         *,
-        box: ImageBox | None,
-        widest: float,
-        cutoff: float,
+        cutoff: float | None = None,
+        reach: Tensor | None = None,
     ) -> LatticeTerms:
-        """Terms from the neighbours within a cutoff, differentiable in the vectors.
+        """Terms from neighbours, differentiable in the vectors.
 
         Parameters
         ----------
-        crystals : CrystalBatch
-        neighbors : NeighborList
-            All pairs within the cutoff.
         vectors : Tensor (E, 3), float
-            Vectors of the edges in Å.
-        box : ImageBox or None
-            None: all neighbours count, with weights that end smoothly at the cutoff.
-        widest : float
-            Upper bound of the standard deviations in Å.
-        cutoff : float
-            Of the neighbour list, Å.
+            Vectors of the edges from atoms to images, Å.
+        src, dst : Tensor (E,), int64
+            Atoms and imaged atoms, in the order of the former.
+        ptr : Tensor (C + 1,), int64
+            Offsets of the crystals' sites.
+        cutoff : float, optional
+            Distance in Å where weights end smoothly.
+        reach : Tensor (E,), float, optional
+            Standard deviation in Å that a Gaussian must exceed to see the image.
         """
-        src, dst, reach = neighbors.src, neighbors.dst, None
-        if box is not None:
-            inside, reach = _images(crystals, neighbors, box, widest)
-            chosen = torch.nonzero(inside).flatten()
-            src, dst, vectors = src[chosen], dst[chosen], vectors.index_select(0, chosen)
-            reach = reach[chosen] if bool((reach[chosen] > 0).any()) else None
-        n_sites = crystals.frac_coords.shape[0]
+        n_sites = int(ptr[-1])
         counts = torch.bincount(src, minlength=n_sites)
         slots = _row_length(counts + 1)
         atoms = slots.argsort(stable=True)
         start = torch.empty_like(slots)
         start[atoms] = slots[atoms].cumsum(0) - slots[atoms]
-        # Neighbours come by distance; small weights are added up first, the atom's own last.
+        # The atom's own term comes last, since it weighs most.
         own = start + counts
-        slot = (own - 1 + counts.cumsum(0) - counts)[src] - torch.arange(
-            len(src), device=src.device
-        )
+        slot = torch.arange(len(src), device=src.device)
+        slot = slot + (start - counts.cumsum(0) + counts)[src]
         total = int(slots.sum())
-        pairs = AtomPairs.of(crystals.ptr)
-        first_site = crystals.ptr[:-1][crystals.crystal_index]
+        pairs = AtomPairs.of(ptr)
+        first_site = ptr[:-1][crystal_index(ptr, n_sites)]
         pair = torch.full((total,), pairs.first.numel(), dtype=torch.int64, device=src.device)
         pair[own] = pairs.row + torch.arange(n_sites, device=src.device) - first_site
         pair[slot] = (pairs.row - first_site)[src] + dst
@@ -167,7 +160,7 @@ class LatticeTerms:
         # Atoms at the same place have no direction; there the gradient is zero.
         squares = (x * x + y * y + z * z).clamp(min=1e-12)
         lengths = squares.sqrt()
-        if box is None:
+        if cutoff is not None:
             squares = squares / (1 - squares / cutoff**2).clamp(min=1e-6)
         row_lengths, row_counts = slots.unique(return_counts=True)
         return cls(
@@ -203,10 +196,26 @@ def _row_length(counts: Tensor) -> Tensor:
     return (counts + step - 1) // step * step
 
 
-def _images(
+def images_in_box(
     crystals: CrystalBatch, neighbors: NeighborList, box: ImageBox, widest: float
-) -> tuple[Tensor, Tensor]:
-    """Whether each edge may be in its box, and how far a Gaussian must reach to see it."""
+) -> tuple[Tensor, Tensor | None]:
+    """Neighbours that a box holds, without gradient.
+
+    Parameters
+    ----------
+    crystals : CrystalBatch
+    neighbors : NeighborList
+    box : ImageBox
+    widest : float
+        Upper bound of the standard deviations in Å.
+
+    Returns
+    -------
+    edges : Tensor (n,), int64
+        Neighbours that a Gaussian may see.
+    reach : Tensor (n,), float, or None
+        Standard deviation in Å that it must exceed for that; None where all see all.
+    """
     lattice = crystals.lattice.detach()
     normals = torch.linalg.cross(lattice.roll(-1, 1), lattice.roll(-2, 1), dim=2)
     volume = (lattice[:, 0] * normals[:, 0]).sum(1).abs()
@@ -215,10 +224,11 @@ def _images(
     image = (neighbors.shift + cell[neighbors.dst] - cell[neighbors.src]).abs()
     outside = image > box.minimum
     if box.sigmas is None:
-        reach = torch.where(outside.any(1), torch.inf, 0.0)
-        return ~outside.any(1), reach
+        return torch.nonzero(~outside.any(1)).flatten(), None
     # The box holds image n if n <= ceil((sigmas * sigma + 0.01 Å) / spacing).
     crystal = crystals.crystal_index[neighbors.src]
     needed = (image - 1) * spacing[crystal] - 0.01
     reach = torch.where(outside, needed, 0.0).amax(1) / box.sigmas
-    return reach < widest, reach
+    edges = torch.nonzero(reach < widest).flatten()
+    reach = reach[edges]
+    return edges, reach if bool((reach > 0).any()) else None

@@ -46,7 +46,7 @@ def write_bundle(
         folder,
         network,
         name=config.name,
-        architecture={"kind": "alignn", **asdict(network.config)},
+        architecture={"kind": config.model.family, **asdict(network.config)},
         graph=config.graph.spec(),
         properties=_properties(config, train),
         elements=_symbols(np.unique(train.atomic_numbers)),

@@ -79,32 +79,64 @@ class TargetConfig(Section):
 
 
 class GraphConfig(Section):
-    """Bonds of the model; see :class:`smoacs.predictors.base.GraphSpec`."""
+    """Bonds of the model; see :class:`smoacs.predictors.base.GraphSpec`.
+
+    Without ``three_body_cutoff`` there are no pairs of bonds; ``k`` is not used by the rule radius.
+    """
 
     rule: Literal["radius", "knn", "knn_shell"] = "knn_shell"
     cutoff: Positive = 6.0
     k: Count | None = 12
     tie_tolerance: Annotated[float, Field(ge=0)] = 0.01
-    three_body_cutoff: Positive = 3.2
+    three_body_cutoff: Positive | None = 3.2
 
     def spec(self) -> GraphSpec:
         """The same rule in the form that predictors use."""
         return GraphSpec(
             cutoff=self.cutoff,
-            k=self.k,
+            k=None if self.rule == "radius" else self.k,
             rule=self.rule,
             tie_tolerance=self.tie_tolerance,
-            line_graph=True,
+            line_graph=self.three_body_cutoff is not None,
             three_body_cutoff=self.three_body_cutoff,
         )
 
 
-class ModelConfig(Section):
-    """Size of the ALIGNN network."""
+class ALIGNNModelConfig(Section):
+    """Size of an ALIGNN network."""
 
+    family: Literal["alignn"] = "alignn"
     hidden_features: Count = 64
     alignn_layers: Count = 2
     gcn_layers: Count = 2
+
+
+class CrystalformerModelConfig(Section):
+    """Size of a Crystalformer; see :class:`smoacs.predictors.crystalformer.CrystalformerConfig`.
+
+    It works on all neighbours within the graph's cutoff, where their weights end smoothly.
+    """
+
+    family: Literal["crystalformer"]
+    layers: Count = 4
+    width: Count = 128
+    heads: Count = 8
+    hidden_width: Count = 512
+    readout: tuple[Count, ...] = (128,)
+    radial_functions: Count = 64
+    decay_length: Positive = 1.4
+
+
+def _with_family(value: Any) -> Any:
+    """ALIGNN is the family where none is named."""
+    return {"family": "alignn", **value} if isinstance(value, Mapping) else value
+
+
+ModelConfig = Annotated[
+    ALIGNNModelConfig | CrystalformerModelConfig,
+    Field(discriminator="family"),
+    BeforeValidator(_with_family),
+]
 
 
 class OptimizerConfig(Section):
@@ -138,7 +170,7 @@ class TrainingConfig(Section):
     data: DataConfig
     targets: Annotated[tuple[TargetConfig, ...], Field(min_length=1)]
     graph: GraphConfig = GraphConfig()
-    model: ModelConfig = ModelConfig()
+    model: ModelConfig = ALIGNNModelConfig()
     optimizer: OptimizerConfig = OptimizerConfig()
     strained_copies: StrainConfig | None = None
     epochs: Count = 20
@@ -162,6 +194,14 @@ class TrainingConfig(Section):
                 )
         if self.graph.rule != "radius" and self.graph.k is None:
             raise ValueError(f"graph.k must be set for the rule {self.graph.rule}")
+        pairs = self.graph.three_body_cutoff is not None
+        if self.model.family == "alignn" and not pairs:
+            raise ValueError("graph.three_body_cutoff must be set: alignn needs pairs of bonds")
+        if self.model.family == "crystalformer" and (pairs or self.graph.rule != "radius"):
+            raise ValueError(
+                "crystalformer needs all neighbours and no pairs of bonds: graph.rule must be "
+                "radius and graph.three_body_cutoff null"
+            )
         return self
 
 

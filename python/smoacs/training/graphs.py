@@ -18,7 +18,7 @@ CRYSTALS_PER_BUILD = 512
 
 @dataclass(frozen=True)
 class GraphBatch:
-    """Mini-batch of C crystals: S sites, E bonds, T bond pairs.
+    """Mini-batch of C crystals: S sites, E bonds, T bond pairs (0 for models without).
 
     Attributes
     ----------
@@ -121,15 +121,18 @@ def _build_part(crystals: LabelledCrystals, spec: GraphSpec) -> tuple[Tensor, ..
     """Vectors, local ends and counts of bonds, local ends and counts of bond pairs."""
     batch = crystals.batch()
     graph = Graph.build(batch, spec)
-    neighbors, line = graph.neighbors, graph.line
-    if line is None:
-        raise ValueError("ALIGNN needs bond pairs; set line_graph in the GraphSpec")
+    neighbors = graph.neighbors
     vectors = edge_vectors(batch.frac_coords, batch.lattice, neighbors)
     edge_ptr = neighbors.edge_ptr
     ends = torch.stack([neighbors.src, neighbors.dst]) - _spread(batch.ptr[:-1], edge_ptr)
+    pairs = (
+        edge_ptr.new_zeros(2, 0)
+        if graph.line is None
+        else torch.stack([graph.line.src, graph.line.dst])
+    )
     # Pairs are ordered by their second bond, so those of one crystal are contiguous.
-    line_ptr = torch.searchsorted(line.dst, edge_ptr)
-    line_ends = torch.stack([line.src, line.dst]) - _spread(edge_ptr[:-1], line_ptr)
+    line_ptr = torch.searchsorted(pairs[1], edge_ptr)
+    line_ends = pairs - _spread(edge_ptr[:-1], line_ptr)
     return (
         vectors.to(torch.float32),
         ends.to(torch.int32),

@@ -17,13 +17,17 @@ import torch
 from torch import Tensor
 
 from smoacs.predictors.alignn import ALIGNN, ALIGNNConfig
-from smoacs.training.config import TrainingConfig
+from smoacs.predictors.crystalformer import Crystalformer, CrystalformerConfig
+from smoacs.predictors.crystalformer_terms import LatticeTerms
+from smoacs.training.config import ALIGNNModelConfig, CrystalformerModelConfig, TrainingConfig
 from smoacs.training.graphs import GraphBatch, PackedGraphs
 from smoacs.training.scaling import TargetScale, mean_absolute_errors
 
 CHECKPOINT = "checkpoint.pt"
 EVALUATION_BATCH = 256
 CPU = torch.device("cpu")
+
+Network = ALIGNN | Crystalformer
 
 
 @dataclass(frozen=True)
@@ -174,8 +178,11 @@ class Trainer:
             torch._foreach_lerp_(
                 list(self.averaged.parameters()), list(self.model.parameters()), 1 - decay
             )
+            # Constants, some of which a network takes from its first batch.
+            for mine, theirs in zip(self.averaged.buffers(), self.model.buffers(), strict=True):
+                mine.copy_(theirs)
 
-    def predict(self, model: ALIGNN, graphs: PackedGraphs) -> Tensor:
+    def predict(self, model: Network, graphs: PackedGraphs) -> Tensor:
         """Predictions (C, P) in the targets' units for graphs on the trainer's device."""
         model.eval()
         with torch.no_grad():
@@ -185,12 +192,12 @@ class Trainer:
             ]
         return self.scale.to_units(torch.cat(outputs))
 
-    def export(self) -> ALIGNN:
+    def export(self) -> Network:
         """The best averaged network, with outputs in the targets' units."""
         model = copy.deepcopy(self.best)
         with torch.no_grad():
-            model.fc.weight.mul_(self.scale.std[:, None])
-            model.fc.bias.mul_(self.scale.std).add_(self.scale.mean)
+            model.readout.weight.mul_(self.scale.std[:, None])
+            model.readout.bias.mul_(self.scale.std).add_(self.scale.mean)
         return model.cpu().eval()
 
     def save(self, folder: Path) -> None:
@@ -238,27 +245,53 @@ class Trainer:
         self.schedule.load_state_dict(state["schedule"])
 
 
-def new_model(config: TrainingConfig, atom_features: int) -> ALIGNN:
+def new_model(config: TrainingConfig, atom_features: int) -> Network:
     """Network with weights drawn from the seed, without touching torch's global state."""
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(config.seed)
-        return ALIGNN(model_config(config, atom_features))
+        if config.model.family == "crystalformer":
+            return Crystalformer(_crystalformer_config(config, config.model))
+        return ALIGNN(_alignn_config(config, config.model, atom_features))
 
 
-def model_config(config: TrainingConfig, atom_features: int) -> ALIGNNConfig:
-    """Shape of the network that a training configuration asks for."""
+def _alignn_config(
+    config: TrainingConfig, model: ALIGNNModelConfig, atom_features: int
+) -> ALIGNNConfig:
     return ALIGNNConfig(
-        alignn_layers=config.model.alignn_layers,
-        gcn_layers=config.model.gcn_layers,
+        alignn_layers=model.alignn_layers,
+        gcn_layers=model.gcn_layers,
         atom_input_features=atom_features,
-        hidden_features=config.model.hidden_features,
+        hidden_features=model.hidden_features,
         output_features=len(config.targets),
         norm="layer",
     )
 
 
-def apply(model: ALIGNN, batch: GraphBatch, atom_features: Tensor) -> Tensor:
-    """Network outputs (C, P) for a mini-batch."""
+def _crystalformer_config(
+    config: TrainingConfig, model: CrystalformerModelConfig
+) -> CrystalformerConfig:
+    return CrystalformerConfig(
+        layers=model.layers,
+        width=model.width,
+        heads=model.heads,
+        hidden_width=model.hidden_width,
+        readout=model.readout,
+        outputs=len(config.targets),
+        decay_lengths=(model.decay_length,),
+        radial_functions=model.radial_functions,
+        radial_cutoff=config.graph.cutoff,
+        cutoff=config.graph.cutoff,
+        box=None,
+    )
+
+
+def apply(model: Network, batch: GraphBatch, atom_features: Tensor) -> Tensor:
+    """Network outputs (C, P) for a mini-batch; a Crystalformer has atom features of its own."""
+    if isinstance(model, Crystalformer):
+        terms = LatticeTerms.build(
+            batch.vectors, batch.src, batch.dst, batch.site_ptr, cutoff=model.config.cutoff
+        )
+        return model(model.element_table()[batch.atomic_numbers - 1], terms, batch.site_ptr)
     return model(
         atom_features[batch.atomic_numbers - 1],
         batch.vectors,
