@@ -24,6 +24,19 @@ def test_python_example_of_the_readme(tmp_path) -> None:
     assert (tmp_path / "first.cif").exists()
 
 
+@pytest.mark.parametrize("number", [0, 1])
+def test_examples_of_own_predictors(number: int, tmp_path) -> None:
+    """They run, keep the contract, and judge crystals."""
+    text = (ROOT / "docs" / "predictors.md").read_text()
+    code = re.findall(r"```python\n(.*?)```", text, re.S)[number]
+    if number == 1:
+        code += "from smoacs.testing import check_predictor; check_predictor(Coordination())"
+    done = subprocess.run(
+        [sys.executable, "-c", code], cwd=tmp_path, capture_output=True, text=True, check=False
+    )
+    assert done.returncode == 0, done.stderr
+
+
 @pytest.mark.parametrize("command", COMMANDS)
 def test_commands_of_the_readme_exist(command: str) -> None:
     """Every option of every printed command is one that ``--help`` knows."""

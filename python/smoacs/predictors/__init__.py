@@ -9,9 +9,11 @@ from typing import Any
 _NAMES = {
     "Graph": ("base", "Graph"),
     "GraphSpec": ("base", "GraphSpec"),
+    "ModulePredictor": ("adapter", "ModulePredictor"),
     "Predictor": ("base", "Predictor"),
     "PredictorInfo": ("catalogue", "PredictorInfo"),
     "Property": ("base", "Property"),
+    "SoftElements": ("adapter", "SoftElements"),
     "list": ("catalogue", "list_predictors"),
     "load": ("registry", "load"),
     "predict": ("prediction", "predict"),

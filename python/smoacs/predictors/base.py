@@ -4,12 +4,16 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Protocol, runtime_checkable
+from typing import TYPE_CHECKING, Protocol, runtime_checkable
 
+import torch
 from torch import Tensor
 
 from smoacs.crystals import CrystalBatch
-from smoacs.ops import LineGraph, NeighborList, line_graph, neighbor_list
+from smoacs.ops import LineGraph, NeighborList, edge_vectors, line_graph, neighbor_list
+
+if TYPE_CHECKING:
+    from dgl import DGLGraph
 
 
 @dataclass(frozen=True)
@@ -88,6 +92,44 @@ class Graph:
             neighbors,
             line_graph(neighbors, cutoff=spec.three_body_cutoff, self_pairs=spec.self_pairs),
         )
+
+    def to_dgl(self, crystals: CrystalBatch) -> tuple[DGLGraph, DGLGraph | None]:
+        """The same graph as DGL has it, for DGL models; needs ``smoacs[dgl]``.
+
+        Parameters
+        ----------
+        crystals : CrystalBatch
+            The crystals it was built for; their geometry may have changed since.
+
+        Returns
+        -------
+        DGLGraph
+            Atoms and bonds of the batch, with ``ndata["composition"]`` (S, 98),
+            ``edata["r"]`` (E, 3), the bond vectors in Å, and ``edata["images"]`` (E, 3).
+        DGLGraph or None
+            Bonds and bond pairs, with ``edata["h"]`` (T,), the cosine of the angle between the
+            bonds of each pair as ALIGNN has it: 1 for a bond and its own reverse.
+        """
+        import dgl
+
+        bonds = self.neighbors
+        atoms = dgl.graph((bonds.src, bonds.dst), num_nodes=len(crystals.frac_coords))
+        atoms.set_batch_num_nodes(crystals.n_sites)
+        atoms.set_batch_num_edges(bonds.edge_ptr.diff())
+        vectors = edge_vectors(crystals.frac_coords, crystals.lattice, bonds)
+        atoms.ndata["composition"] = crystals.composition
+        atoms.edata["r"] = vectors
+        atoms.edata["images"] = bonds.shift
+        if self.line is None:
+            return atoms, None
+        pairs = dgl.graph((self.line.src, self.line.dst), num_nodes=len(bonds.src))
+        directions = vectors / vectors.norm(dim=1, keepdim=True)
+        cosines = -(directions[self.line.src] * directions[self.line.dst]).sum(1)
+        owner = torch.bucketize(self.line.dst, bonds.edge_ptr[1:], right=True)
+        pairs.set_batch_num_nodes(bonds.edge_ptr.diff())
+        pairs.set_batch_num_edges(torch.bincount(owner, minlength=len(crystals)))
+        pairs.edata["h"] = cosines.clamp(-1, 1)
+        return atoms, pairs
 
 
 @runtime_checkable

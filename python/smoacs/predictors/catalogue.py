@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from importlib.util import find_spec
 from pathlib import Path
 
 from smoacs.predictors.base import Property
@@ -54,6 +55,7 @@ def list_predictors() -> list[PredictorInfo]:
             for point in plugins().values()
         ),
         *_describe_megnet(),
+        *_describe_chgnet(),
         *_describe_alignn(),
         *FAMILIES,
     ]
@@ -97,6 +99,30 @@ def _describe_megnet() -> list[PredictorInfo]:
             licence="BSD-3-Clause",
         )
         for model in PUBLISHED
+    ]
+
+
+def _describe_chgnet() -> list[PredictorInfo]:
+    from smoacs.predictors import chgnet
+
+    package = find_spec("chgnet")
+    folder = Path(package.origin).parent if package and package.origin else None
+    hint = "in the chgnet package: pip install 'smoacs[chgnet]'"
+    return [
+        PredictorInfo(
+            chgnet.KIND if version == chgnet.DEFAULT else f"{chgnet.KIND}:{version}",
+            where=f"in {folder}" if folder else hint,
+            properties=(chgnet.ENERGY, chgnet.FORMATION_ENERGY),
+            errors={
+                chgnet.ENERGY.name: model.energy_error,
+                chgnet.FORMATION_ENERGY.name: chgnet.references()[version].test_error,
+            },
+            data=model.data,
+            licence="modified BSD",
+            size=_size(chgnet.weights_of(version, folder)) if folder else None,
+            ready=folder is not None,
+        )
+        for version, model in chgnet.VERSIONS.items()
     ]
 
 

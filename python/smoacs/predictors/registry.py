@@ -18,8 +18,9 @@ def load(name: str | Path, device: str = "cpu") -> Predictor:
     ----------
     name : str or Path
         Name of a bundled model or of an entry point; ``alignn:NAME``, ``megnet:NAME`` or the same
-        with a folder, or ``crystalformer:FILE`` (see :func:`list_predictors`); or the path of a
-        model in smoacs's own format. Weights that are not on this machine are downloaded.
+        with a folder; ``crystalformer:FILE``; ``chgnet[:VERSION]``; or the path of a model in
+        smoacs's own format. See :func:`list_predictors`. Weights that are not on this machine are
+        downloaded.
     device : str
         Where the weights go, e.g. ``"cpu"`` or ``"cuda"``.
 
@@ -38,6 +39,8 @@ def _find(name: str) -> Callable[[], Predictor]:
     family, colon, rest = name.partition(":")
     if colon and rest and family in _FAMILIES:
         return lambda: _FAMILIES[family](rest)
+    if name == "chgnet":
+        return _load_chgnet
     if name in bundled() or Path(name).suffix in (".json", ".safetensors"):
         return lambda: _load_bundle(name)
     registered = plugins()
@@ -87,8 +90,15 @@ def _load_crystalformer(rest: str) -> Predictor:
     return CrystalformerPredictor.load_official(name, fixed_images=name != rest)
 
 
+def _load_chgnet(version: str | None = None) -> Predictor:
+    from smoacs.predictors.chgnet import DEFAULT, CHGNetPredictor
+
+    return CHGNetPredictor.load(version or DEFAULT)
+
+
 _FAMILIES: dict[str, Callable[[str], Predictor]] = {
     "alignn": _load_alignn,
+    "chgnet": _load_chgnet,
     "crystalformer": _load_crystalformer,
     "megnet": _load_megnet,
 }
