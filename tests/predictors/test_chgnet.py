@@ -7,7 +7,6 @@ from pathlib import Path
 
 import pytest
 import torch
-from chgnet.model.model import CHGNet
 from pymatgen.core import Lattice, Structure
 
 from smoacs.crystals import CrystalBatch
@@ -15,6 +14,8 @@ from smoacs.predictors import load, predict
 from smoacs.predictors.base import Graph
 from smoacs.predictors.chgnet import DEFAULT, ELEMENTS, VERSIONS, CHGNetPredictor, references
 from smoacs.testing import check_predictor
+
+CHGNet = pytest.importorskip("chgnet.model.model", reason="chgnet is not installed").CHGNet
 
 FCC = [[0, 0.5, 0.5], [0.5, 0, 0.5], [0.5, 0.5, 0]]
 

@@ -58,7 +58,9 @@ def test_linear_equals_torch(rows: int, n_in: int, n_out: int, bias: bool) -> No
 
 
 @pytest.mark.parametrize("dtype", DTYPES)
-@pytest.mark.parametrize(("n_in", "n_out"), [(92, 64), (64, 1), (40, 16), (3, 5), (24, 72)])
+@pytest.mark.parametrize(
+    ("n_in", "n_out"), [(92, 64), (64, 1), (40, 16), (3, 5), (24, 72), (31, 64), (64, 31)]
+)
 def test_rows_of_linear_do_not_depend_on_their_number(
     dtype: torch.dtype, n_in: int, n_out: int
 ) -> None:

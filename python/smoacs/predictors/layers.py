@@ -1,12 +1,12 @@
 """Building blocks of the graph networks whose rows do not depend on the rest of the batch.
 
 A candidate's prediction must not change, not even in the last bit, with the candidates that share
-its batch. On the CPU, torch breaks this in three places. A matrix product rounds the last few rows
-differently when their number does not fill the block its inner loop works on; in a batch of small
-matrices rounding depends on where in memory each matrix begins. The fused ``sigmoid``, ``silu``,
-``softplus`` and ``elu`` round the elements at the end of a thread's share differently from the
-rest; ``exp``, ``log1p`` and plain arithmetic do not. The functions of this module avoid all that,
-forward and backward. On a GPU they make no such promise.
+its batch. On the CPU, torch breaks this in several places. A matrix product rounds the last few
+rows differently when their number does not fill the block its inner loop works on; rows of an odd
+number of doubles, and matrices in a batch of small ones, are rounded by where in memory they begin.
+The fused ``sigmoid``, ``silu``, ``softplus`` and ``elu``, and powers, round the elements at the end
+of a thread's share differently from the rest; ``exp``, ``log1p`` and plain arithmetic do not. The
+functions of this module avoid all that, forward and backward. On a GPU they make no such promise.
 """
 
 from __future__ import annotations
