@@ -240,7 +240,7 @@ class _Softplus(torch.autograd.Function):
 
 class _SiLULayer(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
-        return silu(x)
+        return x * sigmoid(x)
 
 
 class _SigmoidLayer(nn.Module):
