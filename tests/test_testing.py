@@ -136,6 +136,35 @@ class Normalised(Springs):
         return {"energy": super().predict(crystals, graph)["energy"] * (1 + 1e-3 * len(crystals))}
 
 
+class Lost(Springs):
+    def to(self, device: str, dtype: torch.dtype | None = None) -> Springs:
+        return None  # type: ignore[return-value]
+
+
+class Failing(Springs):
+    def predict(self, crystals: CrystalBatch, graph: Graph | None) -> Mapping[str, Tensor]:
+        raise KeyError("Si")
+
+
+class Bare(Springs):
+    def predict(self, crystals: CrystalBatch, graph: Graph | None) -> Mapping[str, Tensor]:
+        return super().predict(crystals, graph)["energy"]  # type: ignore[return-value]
+
+
+class Decided(Springs):
+    """Takes the most probable elements."""
+
+    def predict(self, crystals: CrystalBatch, graph: Graph | None) -> Mapping[str, Tensor]:
+        hard = torch.nn.functional.one_hot(crystals.atomic_numbers - 1, 98)
+        hard = hard.to(crystals.composition.dtype)
+        return super().predict(replace(crystals, composition=hard), graph)
+
+
+class Incomplete:
+    name = "incomplete"
+    graph = None
+
+
 class Contagious(Springs):
     def predict(self, crystals: CrystalBatch, graph: Graph | None) -> Mapping[str, Tensor]:
         energy = super().predict(crystals, graph)["energy"]
@@ -145,7 +174,12 @@ class Contagious(Springs):
 @pytest.mark.parametrize(
     ("predictor", "message"),
     [
-        (object(), "object lacks attributes"),
+        (object(), "object lacks name, properties, graph, elements, predict, to; a predictor has"),
+        (Incomplete(), "Incomplete lacks properties, elements, predict, to;"),
+        (Lost(), "to must return the predictor, got NoneType"),
+        (Failing(), r"predict failed for three crystals of elements .*14.*KeyError\('Si'\)"),
+        (Bare(), "predict must return tensors by property name"),
+        (Decided(), "energy depends on the elements but has no gradient"),
         (Nameless(), "no name"),
         (WrongRange(), "energy has the range 1.0 to 1.0"),
         (Twice(), "not unique"),

@@ -17,6 +17,7 @@ from smoacs.crystals import N_ELEMENTS, CrystalBatch
 from smoacs.predictors.base import Graph, GraphSpec, Predictor, Property
 
 _COMMON = (8, 14, 17, 11, 22, 38, 26, 16)
+_MEMBERS = ("name", "properties", "graph", "elements", "predict", "to")
 _VARIABLES = ("composition", "frac_coords", "lattice")
 
 
@@ -87,10 +88,11 @@ def check_predictor(
 
 
 def _check_declarations(predictor: Predictor) -> None:
-    if not isinstance(predictor, Predictor):
+    lacking = [name for name in _MEMBERS if not hasattr(predictor, name)]
+    if lacking:
         raise PredictorError(
-            f"{type(predictor).__name__} lacks attributes or methods of a predictor: name, "
-            "properties, graph, elements, predict, to"
+            f"{type(predictor).__name__} lacks {', '.join(lacking)}; a predictor has "
+            f"{', '.join(_MEMBERS)}"
         )
     if not predictor.name:
         raise PredictorError("the predictor has no name")
@@ -112,11 +114,15 @@ def _check_declarations(predictor: Predictor) -> None:
 
 def _most_precise(predictor: Predictor) -> tuple[Predictor, _Precision]:
     """A copy in double precision where the predictor offers that, else in single."""
-    predictor = copy.deepcopy(predictor).to("cpu")
+    moved = copy.deepcopy(predictor).to("cpu")
+    if not isinstance(moved, Predictor):
+        raise PredictorError(
+            f"{predictor.name}: to must return the predictor, got {type(moved).__name__}"
+        )
     try:
-        return predictor.to("cpu", dtype=torch.float64), _DOUBLE  # type: ignore[call-arg]
+        return moved.to("cpu", dtype=torch.float64), _DOUBLE  # type: ignore[call-arg]
     except TypeError:
-        return predictor, _SINGLE
+        return moved, _SINGLE
 
 
 def _crystals(predictor: Predictor, generator: torch.Generator) -> CrystalBatch:
@@ -152,8 +158,16 @@ def _predict(
 
 
 def _check_outputs(predictor: Predictor, crystals: CrystalBatch) -> None:
-    values = _predict(predictor, crystals)
+    try:
+        values = _predict(predictor, crystals)
+    except Exception as error:
+        raise PredictorError(
+            f"{predictor.name}: predict failed for three crystals of elements "
+            f"{sorted(int(z) + 1 for z in crystals.composition.sum(0).nonzero())}: {error!r}"
+        ) from error
     names = [p.name for p in predictor.properties]
+    if not isinstance(values, Mapping) or not all(isinstance(v, Tensor) for v in values.values()):
+        raise PredictorError(f"{predictor.name}: predict must return tensors by property name")
     if sorted(values) != sorted(names):
         raise PredictorError(f"{predictor.name} returns {sorted(values)}, but declares {names}")
     for name, value in values.items():
@@ -201,9 +215,11 @@ def _check_invariances(
     before = _predict(predictor, crystals)
     for what, moved in transformed.items():
         for name, after in _predict(predictor, moved).items():
-            factor = 2 if what.startswith("doubling") and name in extensive else 1
+            doubled = what.startswith("doubling")
+            factor = 2 if doubled and name in extensive else 1
+            hint = " (extensive properties must be named as such)" if doubled else ""
             _compare(
-                f"{predictor.name}: {name} changes under {what}",
+                f"{predictor.name}: {name} changes under {what}{hint}",
                 factor * before[name],
                 after,
                 precision.values,
@@ -232,7 +248,15 @@ def _check_gradients(
     graph = Graph.build(crystals, predictor.graph) if predictor.graph else None
     directions = _directions(crystals, generator)
     gradients = _gradients(predictor, crystals, graph)
+    others = _predict(predictor, _with_other_elements(crystals), graph)
+    values = _predict(predictor, crystals, graph)
     for p in predictor.properties:
+        if not gradients[p.name]["composition"].any() and (values[p.name] != others[p.name]).any():
+            raise PredictorError(
+                f"{predictor.name}: {p.name} depends on the elements but has no gradient with "
+                "respect to composition, so that no design can choose elements by it (see "
+                "smoacs.predictors.SoftElements)"
+            )
         for variable in _VARIABLES:
 
             def along(distance: float, name: str = p.name, variable: str = variable) -> Tensor:
@@ -256,6 +280,14 @@ def _check_gradients(
                 slope,
                 precision.slopes,
             )
+
+
+def _with_other_elements(crystals: CrystalBatch) -> CrystalBatch:
+    """Every element that occurs replaced by the next one that does."""
+    present = crystals.composition.sum(0).nonzero()[:, 0]
+    composition = crystals.composition.clone()
+    composition[:, present] = composition[:, present.roll(1)]
+    return replace(crystals, composition=composition)
 
 
 def _directions(crystals: CrystalBatch, generator: torch.Generator) -> dict[str, Tensor]:
@@ -363,7 +395,7 @@ def _compare_batches(what: str, batch: Tensor, alone: Tensor, tolerance: float) 
     if not difference <= tolerance:
         raise PredictorError(
             f"{what} of a crystal depends on the rest of its batch: it differs by "
-            f"{difference:.3g}, {tolerance:g} is allowed"
+            f"{difference:.3g}, {tolerance:g} is allowed (batch_tolerance)"
         )
 
 

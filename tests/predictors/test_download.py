@@ -117,3 +117,17 @@ def test_offline(
     monkeypatch.setenv("SMOACS_OFFLINE", "0")
     (tmp_path / "state.pt").unlink()
     assert fetch(file, tmp_path).exists()
+
+
+def test_a_terminal_shows_the_progress(
+    server: FileServer, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    class Terminal(io.StringIO):
+        def isatty(self) -> bool:
+            return True
+
+    terminal = Terminal()
+    monkeypatch.setattr("sys.stderr", terminal)
+    fetch(RemoteFile("state.pt", (f"{server.url}/good",), SHA256), tmp_path)
+    assert "downloading state.pt" in terminal.getvalue()
+    assert "768" in terminal.getvalue()
