@@ -12,6 +12,7 @@ from torch import Tensor
 from torch.nn import functional
 
 from smoacs.predictors.layers import (
+    Gaussians,
     batched_product,
     crystal_index,
     elu,
@@ -102,6 +103,26 @@ def test_batched_products_equal_torch_and_do_not_depend_on_their_number(
     for part in (slice(0, 1), slice(3, 4), slice(6, 13), slice(9, 40)):
         for mine, expected in zip(results(batched_product, part), whole, strict=True):
             assert torch.equal(mine, expected[part])
+
+
+@pytest.mark.parametrize("dtype", DTYPES)
+@pytest.mark.parametrize("threads", [1, 2, 3, 4])
+def test_gaussians_do_not_depend_on_their_place(dtype: torch.dtype, threads: int) -> None:
+    lengths = 12 * torch.rand(71, 57, generator=torch.Generator().manual_seed(0), dtype=dtype)
+    centers = torch.arange(1, 25, dtype=dtype) / 2
+    before = torch.get_num_threads()
+    torch.set_num_threads(threads)
+    try:
+        basis_of = Gaussians(centers, 0.6)
+        whole = basis_of(lengths).clone()
+        expected = torch.exp(-((lengths[..., None] - centers) ** 2) / (2 * 0.36))
+        torch.testing.assert_close(
+            whole, expected, atol=1e-6 if dtype.itemsize == 4 else 1e-15, rtol=0
+        )
+        for part in (slice(0, 1), slice(1, 30), slice(29, 71)):
+            assert torch.equal(basis_of(lengths[part]), whole[part])
+    finally:
+        torch.set_num_threads(before)
 
 
 @pytest.mark.parametrize("function", ELEMENTWISE)

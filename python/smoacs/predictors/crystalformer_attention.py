@@ -14,11 +14,10 @@ from torch import Tensor
 from torch.autograd.function import once_differentiable
 
 from smoacs.predictors.crystalformer_terms import Block, LatticeTerms
-from smoacs.predictors.layers import sum_at
+from smoacs.predictors.layers import Gaussians, sum_at
 
 # Of exponents: what is smaller counts as nothing, and subnormal numbers make exp ten times slower.
-_LOWEST_WEIGHT = -80.0
-_LOWEST_BASIS = -50.0
+_LOWEST_EXPONENT = -80.0
 # Slots per block: on the CPU a block of radial functions should stay in the cache.
 _CPU_SLOTS = 2**14
 _GPU_SLOTS = 2**20
@@ -88,9 +87,10 @@ class _LatticeAttention(torch.autograd.Function):
         weights = torch.zeros_like(logits)
         norm = torch.empty_like(decay)
         radial = decay.new_empty(*decay.shape, len(centers))
+        basis_of = Gaussians(centers, width)
         for block in terms.blocks(_slots(decay)):
             weight = _weights(block, logits, decay, squares, terms)
-            basis = _basis(lengths[block.slots].view(weight.shape[:2]), centers, width)
+            basis = basis_of(lengths[block.slots].view(weight.shape[:2]))
             total = weight.sum(1)
             norm[block.atoms] = total
             radial[block.atoms] = torch.bmm(weight.transpose(1, 2), basis).div_(total[:, :, None])
@@ -119,12 +119,12 @@ class _LatticeAttention(torch.autograd.Function):
         grad_decay = torch.empty_like(decay)
         grad_lengths = torch.empty_like(lengths)
         grad_squares = torch.empty_like(squares)
+        basis_of = Gaussians(centers, width)
         for block in terms.blocks(_slots(decay)):
             pair = terms.pair[block.slots]
             weight = _weights(block, logits, decay, squares, terms)
             length = lengths[block.slots].view(weight.shape[:2])
-            basis = _basis(length, centers, width)
-            inner, moment = torch.bmm(basis, slopes[block.atoms]).split(heads, dim=2)
+            inner, moment = torch.bmm(basis_of(length), slopes[block.atoms]).split(heads, dim=2)
             slope = moment.addcmul_(inner, length[:, :, None], value=-1).mul_(weight)
             grad_lengths[block.slots] = slope.sum(2).div_(width**2).view(-1)
             grad = outer.index_select(0, pair).view(weight.shape).add_(inner).mul_(weight)
@@ -156,10 +156,4 @@ def _weights(
     if terms.reach is not None:
         sigma = (-0.5 / own).sqrt()
         exponent.masked_fill_(sigma <= terms.reach[slots].view(len(atoms), -1, 1), -torch.inf)
-    return exponent.clamp_(min=_LOWEST_WEIGHT).exp_()
-
-
-def _basis(lengths: Tensor, centers: Tensor, width: float) -> Tensor:
-    """Radial functions (atoms, slots, K) of lengths (atoms, slots)."""
-    basis = lengths[:, :, None] - centers
-    return basis.square_().mul_(-0.5 / width**2).clamp_(min=_LOWEST_BASIS).exp_()
+    return exponent.clamp_(min=_LOWEST_EXPONENT).exp_()
