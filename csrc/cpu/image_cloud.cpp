@@ -109,6 +109,7 @@ void ImageCloud::fill(const Crystal& crystal, double radius) {
     choose_bins(n_points);
     add_images(crystal, n_points);
     if (binned()) sort_by_bin();
+    make_sources();
 }
 
 void ImageCloud::wrap(const Crystal& crystal) {
@@ -137,7 +138,7 @@ void ImageCloud::wrap(const Crystal& crystal) {
         largest_offset_ = std::max(largest_offset_, largest(offset));
         inside_[i] = in;
         position_[i] = in * cell.reduced;
-        offset_[i] = image_of(0, offset);
+        offset_[i] = image_of(i, offset);
     }
 }
 
@@ -275,9 +276,29 @@ void ImageCloud::sort_by_bin() {
         number_[--first[bin_[q]]] = static_cast<std::int32_t>(q);
     }
     for (auto& values : axis_) take(values, number_, 0, unsorted_);
+    take(images_, number_, 0, unsorted_images_);
 }
 
-std::int64_t ImageCloud::near(std::int64_t src, Buffer<std::int32_t>& out, Order& order) const {
+void ImageCloud::make_sources() {
+    Source* next = sources_.resize(home_.size());
+    const auto add = [&](std::int64_t atom, std::int64_t point) {
+        const Vec3 in = inside_[atom], x = position_[atom];
+        *next++ = {offset_[atom],
+                   static_cast<std::int32_t>(point),
+                   {bin_along(0, in.x), bin_along(1, in.y), bin_along(2, in.z)},
+                   {static_cast<float>(x.x), static_cast<float>(x.y), static_cast<float>(x.z)}};
+    };
+    if (!binned()) {
+        for (std::int64_t atom = 0; atom < home_.size(); ++atom) add(atom, home_[atom]);
+        return;
+    }
+    for (std::int64_t p = 0; p < images_.size(); ++p) {
+        if (home_[images_[p].site] == number_[p]) add(images_[p].site, p);
+    }
+}
+
+std::int64_t ImageCloud::near(const Source& source, Buffer<std::int32_t>& out,
+                              Sorting& sorting) const {
     struct Run {
         std::int64_t begin, end;
     };
@@ -285,12 +306,10 @@ std::int64_t ImageCloud::near(std::int64_t src, Buffer<std::int32_t>& out, Order
     int n_runs = 0;
     std::int64_t candidates = 0;
     if (binned()) {
-        const Vec3 in = inside_[src];
-        const std::int32_t at[3] = {bin_along(0, in.x), bin_along(1, in.y), bin_along(2, in.z)};
         std::int32_t low[3], high[3];
         for (int k = 0; k < 3; ++k) {
-            low[k] = std::max(at[k] - 1, 0);
-            high[k] = std::min(at[k] + 1, n_bins_[k] - 1);
+            low[k] = std::max(source.bin[k] - 1, 0);
+            high[k] = std::min(source.bin[k] + 1, n_bins_[k] - 1);
         }
         for (std::int64_t a = low[0]; a <= high[0]; ++a) {
             for (std::int64_t b = low[1]; b <= high[1]; ++b) {
@@ -306,29 +325,17 @@ std::int64_t ImageCloud::near(std::int64_t src, Buffer<std::int32_t>& out, Order
     }
     std::int32_t* found = out.resize(candidates + kCollectPadding);
     const Points points{axis_[0].data(), axis_[1].data(), axis_[2].data()};
-    const Vec3 p = position_[src];
+    const float* x = source.position;
     std::int64_t n = 0;
     for (int r = 0; r < n_runs; ++r) {
-        n = collect(points, runs[r].begin, runs[r].end, static_cast<float>(p.x),
-                    static_cast<float>(p.y), static_cast<float>(p.z), radius_, found, n);
+        n = collect(points, runs[r].begin, runs[r].end, x[0], x[1], x[2], radius_, found, n);
     }
     if (binned()) {
-        for (std::int64_t i = 0; i < n; ++i) found[i] = number_[found[i]];
-        order.sort(found, n);
+        std::int32_t* keys = sorting.keys.resize(n);
+        for (std::int64_t i = 0; i < n; ++i) keys[i] = number_[found[i]];
+        sorting.order.sort(keys, found, n);
     }
     return n;
-}
-
-void ImageCloud::atoms_by_place(Buffer<std::int32_t>& out) const {
-    std::int32_t* atoms = out.resize(home_.size());
-    if (!binned()) {
-        std::iota(atoms, atoms + out.size(), 0);
-        return;
-    }
-    for (std::int64_t place = 0; place < number_.size(); ++place) {
-        const std::int32_t q = number_[place], atom = images_[q].site;
-        if (home_[atom] == q) *atoms++ = atom;
-    }
 }
 
 }  // namespace smoacs::cpu

@@ -55,30 +55,40 @@ inline Image operator+(Image a, Image b) {
             {a.shift[0] + b.shift[0], a.shift[1] + b.shift[1], a.shift[2] + b.shift[2]}};
 }
 
+// Working memory of a search.
+struct Sorting {
+    Buffer<std::int32_t> keys;
+    Order order;
+};
+
+// An atom whose neighbours are looked for.
+struct Source {
+    Image offset;        // the atom; what to add to the shifts of points
+    std::int32_t point;  // the atom itself among the points
+    std::int32_t bin[3];
+    float position[3];
+};
+
 // Every image of every atom that may lie within a radius of an atom of the cell.
 //
-// Points are numbered in the order of (atom, shift). Their shifts are from a source at the origin
-// of the given cell; from source i they are that plus offset(i). Few points stay in one run; many
-// are kept in bins at least as wide as the radius, so that a source looks at nine runs of three
-// bins. Positions are in single precision, since distances will be measured again.
+// Few points stay in one run, in the order of (atom, shift). Many are sorted into bins at least as
+// wide as the radius, so that a source looks at nine runs of three bins, and sources follow their
+// points, so that successive ones look at the same memory. Positions are in single precision, since
+// distances will be measured again.
 class ImageCloud {
   public:
     // Replaces the contents; memory is reused.
     void fill(const Crystal& crystal, double radius);
 
-    // Points that may be within the radius of `src`, ascending, written to `out`; returns their
-    // number. Some are slightly farther, and `src` itself is there too.
-    std::int64_t near(std::int64_t src, Buffer<std::int32_t>& out, Order& order) const;
+    // Each atom, in no particular order.
+    const Source& source(std::int64_t i) const { return sources_[i]; }
 
+    // Points that may be within the radius of a source, in the order of (atom, shift), written to
+    // `out`; returns their number. Some are slightly farther, and the source itself is there too.
+    std::int64_t near(const Source& source, Buffer<std::int32_t>& out, Sorting& sorting) const;
+
+    // The atom and the shift, less that of the source, of each point.
     const Image* images() const { return images_.data(); }
-
-    Image offset(std::int64_t src) const { return offset_[src]; }
-
-    // Point of a source itself.
-    std::int32_t home(std::int64_t src) const { return home_[src]; }
-
-    // Writes all atoms, those close in space close in sequence.
-    void atoms_by_place(Buffer<std::int32_t>& out) const;
 
   private:
     // Images of an atom that are needed: within the margin around the bounds of all atoms.
@@ -98,6 +108,7 @@ class ImageCloud {
     void sort_by_shift(std::int64_t begin, std::int64_t end);
     std::int32_t find_home(std::int64_t atom, std::int64_t begin, std::int64_t end) const;
     void sort_by_bin();
+    void make_sources();
     bool binned() const { return n_bins_[0] * n_bins_[1] * n_bins_[2] > 1; }
     std::int32_t bin_along(int axis, double coordinate) const;
 
@@ -106,25 +117,28 @@ class ImageCloud {
     Buffer<Vec3> position_;  // the same in Å
     Buffer<Image> offset_;   // in the given basis: lattice vector taken off
     Buffer<Box> boxes_;
-    Vec3 low_, high_;  // bounds of inside_
-    double farthest_;  // largest lattice vector taken off, in the compact basis
-    double largest_offset_;
+    Buffer<std::int32_t> home_;  // number of the point without shift
+    Vec3 low_, high_;            // bounds of inside_
+    double farthest_;            // largest lattice vector taken off, in the compact basis
+    double largest_offset_;      // and in the given one
 
     Vec3 margin_;  // the radius in units of the plane spacings
     float radius_ = 0;
 
+    // Points.
     Buffer<Image> images_;
-    Buffer<float> axis_[3];      // positions by axis, sorted by bin; number_ has the points
-    Buffer<std::int32_t> home_;  // of each atom
+    Buffer<float> axis_[3];  // positions by axis
+    Buffer<Source> sources_;
 
     // Bins split the compact cell and its margin.
     std::int32_t n_bins_[3];
     double bin_start_[3], bins_per_unit_[3];
     Buffer<std::int32_t> bin_;     // of each point
-    Buffer<std::int32_t> first_;   // first place of each bin, then their number
-    Buffer<std::int32_t> number_;  // empty without bins
+    Buffer<std::int32_t> first_;   // first point of each bin, then their number
+    Buffer<std::int32_t> number_;  // of each point in the order of (atom, shift)
 
-    Buffer<std::int32_t> from_;  // scratch for sorting
+    // Scratch for sorting.
+    Buffer<std::int32_t> from_;
     Buffer<float> unsorted_;
     Buffer<Image> unsorted_images_;
 };

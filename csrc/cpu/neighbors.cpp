@@ -60,14 +60,12 @@ class Metric {
         lattice_ = crystal.cell.lattice;
         alignn_ = query.alignn();
         slack_ = 0;
-        for (auto& values : axis_) values.resize(crystal.size());
+        start_.resize(crystal.size());
         const Mat3 rounded = rounded_lattice(lattice_);
         for (std::int64_t i = 0; i < crystal.size(); ++i) {
             const Vec3 f = crystal.frac[i];
             const Vec3 x = alignn_ ? position_alignn(rounded, f, crystal.size() == 1) : f;
-            axis_[0][i] = x.x;
-            axis_[1][i] = x.y;
-            axis_[2][i] = x.z;
+            start_[i] = x;
             if (alignn_) slack_ = std::max(slack_, 2 * length(x - f * lattice_) + 1e-9);
         }
     }
@@ -75,50 +73,49 @@ class Metric {
     // Largest difference between a measured and the true distance, Å.
     double slack() const { return slack_; }
 
-    // Distances from `src` to n points.
-    void measure(const ImageCloud& cloud, std::int64_t src, const std::int32_t* points,
-                 std::int64_t n, double* out) const {
-        if (!alignn_) return measure_true(cloud, src, points, n, out);
+    // Distances from a source to n points.
+    void measure(const Image* images, Image offset, const std::int32_t* points, std::int64_t n,
+                 double* out) const {
+        if (!alignn_) return measure_true(images, offset, points, n, out);
+        const Vec3 here = start_[offset.site];
         for (std::int64_t i = 0; i < n; ++i) {
-            const Image to = cloud.images()[points[i]] + cloud.offset(src);
-            out[i] = length(pair_vector_alignn(lattice_, atom(src), atom(to.site), shift_of(to)));
+            const Image to = images[points[i]];
+            const Vec3 shift = shift_of(to + offset);
+            out[i] = length(pair_vector_alignn(lattice_, here, start_[to.site], shift));
         }
     }
 
     // Distance back from the image of `dst`, which may differ in the last bit from that there.
     double back(std::int64_t src, std::int64_t dst, Image image, double there) const {
         if (!alignn_) return there;
-        return length(pair_vector_alignn(lattice_, atom(dst), atom(src), -1.0 * shift_of(image)));
+        const Vec3 shift = -1.0 * shift_of(image);
+        return length(pair_vector_alignn(lattice_, start_[dst], start_[src], shift));
     }
 
   private:
-    Vec3 atom(std::int64_t i) const { return {axis_[0][i], axis_[1][i], axis_[2][i]}; }
-
     static Vec3 shift_of(Image image) {
         return to_vec({image.shift[0], image.shift[1], image.shift[2]});
     }
 
-    SMOACS_CLONES void measure_true(const ImageCloud& cloud, std::int64_t src,
-                                    const std::int32_t* points, std::int64_t n,
-                                    double* __restrict out) const {
+    SMOACS_CLONES void measure_true(const Image* images, Image offset, const std::int32_t* points,
+                                    std::int64_t n, double* __restrict out) const {
         const Mat3 lattice = lattice_;
-        const Vec3 f = atom(src);
-        const double *x = axis_[0].data(), *y = axis_[1].data(), *z = axis_[2].data();
-        const Image* images = cloud.images();
-        const Image o = cloud.offset(src);
+        const Vec3* start = start_.data();
+        const Vec3 f = start[offset.site];
+        const std::int32_t* o = offset.shift;
         for (std::int64_t i = 0; i < n; ++i) {
             const Image& to = images[points[i]];
-            const Vec3 shift{static_cast<double>(to.shift[0] + o.shift[0]),
-                             static_cast<double>(to.shift[1] + o.shift[1]),
-                             static_cast<double>(to.shift[2] + o.shift[2])};
-            out[i] = length(pair_vector(lattice, f, {x[to.site], y[to.site], z[to.site]}, shift));
+            const Vec3 shift{static_cast<double>(to.shift[0] + o[0]),
+                             static_cast<double>(to.shift[1] + o[1]),
+                             static_cast<double>(to.shift[2] + o[2])};
+            out[i] = length(pair_vector(lattice, f, start[to.site], shift));
         }
     }
 
     Mat3 lattice_;
     bool alignn_;
     double slack_;
-    Buffer<double> axis_[3];  // what distances start from: fractional, or ALIGNN's Cartesian
+    Buffer<Vec3> start_;  // what distances start from: fractional, or ALIGNN's Cartesian
 };
 
 // Neighbours of unknown number that stay where they are.
@@ -164,7 +161,7 @@ class NeighborStore {
 struct Scratch {
     Buffer<std::int32_t> points;
     Buffer<double> distances;
-    Order order;
+    Sorting sorting;
     NeighborStore near;
 };
 
@@ -186,21 +183,21 @@ class CrystalSearch {
     }
 
     // Finds the neighbours of every site, `found` being those of the batch. for_sites(work) calls
-    // work(place, scratch, store) for every place in a sequence of the sites.
+    // work(i, scratch, store) for as many numbers i as there are sites.
     template <typename ForSites>
     void find(ForSites&& for_sites, Neighbors* found) {
         if (crystal_.size() == 0) return;
         found += crystal_.first;
         if (by_radius()) {
-            arrange(query_.cutoff);
-            for_sites([&](std::int64_t place, Scratch& scratch, NeighborStore& store) {
-                const std::int64_t src = sequence_[place];
-                found[src] = look(src, query_.cutoff, scratch, store);
+            cloud_.fill(crystal_, query_.cutoff);
+            for_sites([&](std::int64_t i, Scratch& scratch, NeighborStore& store) {
+                const Source& source = cloud_.source(i);
+                found[source.offset.site] = look(source, query_.cutoff, scratch, store);
             });
         } else {
             find_reach(for_sites);
-            for_sites([&](std::int64_t place, Scratch& scratch, NeighborStore& store) {
-                const std::int64_t src = sequence_[place];
+            for_sites([&](std::int64_t i, Scratch& scratch, NeighborStore& store) {
+                const std::int64_t src = cloud_.source(i).offset.site;
                 found[src] = select(src, scratch, store);
             });
         }
@@ -209,27 +206,22 @@ class CrystalSearch {
   private:
     bool by_radius() const { return query_.rule == NeighborRule::radius; }
 
-    void arrange(double radius) {
-        cloud_.fill(crystal_, radius);
-        cloud_.atoms_by_place(sequence_);
-    }
-
     // Everything around a source up to a distance, or somewhat farther if that is infinite.
-    Neighbors look(std::int64_t src, double limit, Scratch& scratch, NeighborStore& store) const {
-        const std::int64_t near = cloud_.near(src, scratch.points, scratch.order);
+    Neighbors look(const Source& source, double limit, Scratch& scratch,
+                   NeighborStore& store) const {
+        const std::int64_t near = cloud_.near(source, scratch.points, scratch.sorting);
         const std::int32_t* points = scratch.points.data();
         double* measured = scratch.distances.resize(near);
-        metric_.measure(cloud_, src, points, near, measured);
         const Image* images = cloud_.images();
-        Image offset = cloud_.offset(src);
+        metric_.measure(images, source.offset, points, near, measured);
+        Image offset = source.offset;
         offset.site = static_cast<std::int32_t>(crystal_.first);
-        const std::int32_t home = cloud_.home(src);
         Neighbors out = store.room(near);
         std::int64_t n = 0;
         for (std::int64_t i = 0; i < near; ++i) {
             out.images[n] = images[points[i]] + offset;
             out.distances[n] = measured[i];
-            n += points[i] != home && measured[i] <= limit;
+            n += points[i] != source.point && measured[i] <= limit;
         }
         store.keep(n);
         out.n = n;
@@ -247,10 +239,11 @@ class CrystalSearch {
         double* reach = reach_.resize(crystal_.size());
         for (;; radius *= 1.3) {
             radius = std::min(radius, most);
-            arrange(radius + slack);
-            for_sites([&](std::int64_t place, Scratch& scratch, NeighborStore&) {
-                const std::int64_t src = sequence_[place];
-                near_[src] = look(src, kInfinity, scratch, scratch.near);
+            cloud_.fill(crystal_, radius + slack);
+            for_sites([&](std::int64_t i, Scratch& scratch, NeighborStore&) {
+                const Source& source = cloud_.source(i);
+                const std::int64_t src = source.offset.site;
+                near_[src] = look(source, kInfinity, scratch, scratch.near);
                 reach[src] = query_.reach(kth_distance(near_[src], radius, scratch));
             });
             const double farthest = *std::max_element(reach, reach + crystal_.size());
@@ -268,7 +261,7 @@ class CrystalSearch {
             inside[n] = d;
             n += d > above && d <= radius;
         }
-        return n < query_.k ? kInfinity : scratch.order.kth(inside, n, query_.k);
+        return n < query_.k ? kInfinity : scratch.sorting.order.kth(inside, n, query_.k);
     }
 
     // The pairs that a knn rule lists, given the reach of every site.
@@ -299,7 +292,7 @@ class CrystalSearch {
                               Scratch& scratch) const {
         double* ranks = scratch.distances.resize(n);
         for (std::int64_t i = 0; i < n; ++i) ranks[i] = query_.rank(distances[i]);
-        const double last = scratch.order.kth(ranks, n, query_.k);
+        const double last = scratch.sorting.order.kth(ranks, n, query_.k);
         std::int64_t tied = query_.k;  // how many of the last rank have a place
         for (std::int64_t i = 0; i < n; ++i) tied -= ranks[i] < last;
         std::int64_t kept = 0;
@@ -315,8 +308,7 @@ class CrystalSearch {
     Crystal crystal_;
     Metric metric_;
     ImageCloud cloud_;
-    Buffer<std::int32_t> sequence_;  // of sites
-    Buffer<Neighbors> near_;         // of each site: what may be listed
+    Buffer<Neighbors> near_;  // of each site: what may be listed
     Buffer<double> reach_;
 };
 

@@ -19,13 +19,14 @@ using Values [[gnu::vector_size(64)]] = double;
 using Counts [[gnu::vector_size(64)]] = std::int64_t;
 constexpr std::int64_t kLanes = 16;  // of Numbers; both loops read up to a multiple of it
 
-SMOACS_CLONES void sort_few(const std::int32_t* numbers, std::int64_t n, std::int32_t* sorted) {
+SMOACS_CLONES void sort_few(const std::int32_t* keys, const std::int32_t* values, std::int64_t n,
+                            std::int32_t* sorted) {
     for (std::int64_t first = 0; first < n; first += kLanes) {
         Numbers mine, smaller{};
-        std::memcpy(&mine, numbers + first, sizeof mine);
-        for (std::int64_t j = 0; j < n; ++j) smaller -= numbers[j] < mine;  // true is -1
+        std::memcpy(&mine, keys + first, sizeof mine);
+        for (std::int64_t j = 0; j < n; ++j) smaller -= keys[j] < mine;  // true is -1
         const std::int64_t rest = std::min(n - first, kLanes);
-        for (std::int64_t i = 0; i < rest; ++i) sorted[smaller[i]] = numbers[first + i];
+        for (std::int64_t i = 0; i < rest; ++i) sorted[smaller[i]] = values[first + i];
     }
 }
 
@@ -53,12 +54,19 @@ SMOACS_CLONES double kth_of_few(const double* values, std::int64_t n, std::int64
 
 }  // namespace
 
-void Order::sort(std::int32_t* numbers, std::int64_t n) {
-    if (n > kFew) return std::sort(numbers, numbers + n);
-    std::int32_t* unsorted = numbers_.resize(n + kLanes);
-    std::copy_n(numbers, n, unsorted);
-    std::fill_n(unsorted + n, kLanes, 0);
-    sort_few(unsorted, n, numbers);
+void Order::sort(const std::int32_t* keys, std::int32_t* values, std::int64_t n) {
+    if (n > kFew) {
+        pairs_.clear();
+        for (std::int64_t i = 0; i < n; ++i) pairs_.emplace_back(keys[i], values[i]);
+        std::sort(pairs_.begin(), pairs_.end());
+        for (std::int64_t i = 0; i < n; ++i) values[i] = pairs_[i].second;
+        return;
+    }
+    std::int32_t* padded = keys_.resize(n + kLanes);
+    std::copy_n(keys, n, padded);
+    std::fill_n(padded + n, kLanes, 0);
+    std::copy_n(values, n, unsorted_.resize(n));
+    sort_few(padded, unsorted_.data(), n, values);
 }
 
 double Order::kth(const double* values, std::int64_t n, std::int64_t k) {

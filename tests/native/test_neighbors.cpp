@@ -148,11 +148,12 @@ void few_and_many_are_put_in_order() {
     std::mt19937 random(2);
     cpu::Order order;
     for (const int n : {1, 2, 15, 16, 17, 100, 384, 385, 900}) {
-        std::vector<std::int32_t> numbers(n), sorted(n);
+        std::vector<std::int32_t> numbers(n), sorted(n), keys(n);
         std::iota(sorted.begin(), sorted.end(), -n / 2);
         numbers = sorted;
         std::shuffle(numbers.begin(), numbers.end(), random);
-        order.sort(numbers.data(), n);
+        for (int i = 0; i < n; ++i) keys[i] = 3 * numbers[i];
+        order.sort(keys.data(), numbers.data(), n);
         CHECK(numbers == sorted);
         std::vector<double> values(n);
         for (double& v : values) v = static_cast<double>(random() % n);  // with ties
