@@ -58,13 +58,14 @@ cpu::LineGraph find_pairs(Address src, Address dst, Address keep, std::int64_t n
                           bool self_pairs) {
     require_size(n_edges, "n_edges");
     return {pointer<const std::int64_t>(src, n_edges, "src"),
-            pointer<const std::int64_t>(dst, n_edges, "dst"), pointer<const bool>(keep, 0, "keep"),
-            n_edges, self_pairs};
+            pointer<const std::int64_t>(dst, n_edges, "dst"),
+            pointer<const bool>(keep, n_edges, "keep"), n_edges, self_pairs};
 }
 
-void write_pairs(const cpu::LineGraph& graph, Address first, Address second) {
+void write_pairs(const cpu::LineGraph& graph, Address first, Address second, Address pair_ptr) {
     graph.write(pointer<std::int64_t>(first, graph.n_pairs(), "first"),
-                pointer<std::int64_t>(second, graph.n_pairs(), "second"));
+                pointer<std::int64_t>(second, graph.n_pairs(), "second"),
+                pointer<std::int64_t>(pair_ptr, 1, "pair_ptr"));
 }
 
 cpu::Edges make_edges(Address src, Address dst, Address shift, Address edge_ptr,
@@ -122,7 +123,8 @@ void bind_neighbors(py::module_& m) {
           py::arg("rule"), py::arg("cutoff"), py::arg("k"), py::arg("tie_tolerance"), Release());
     py::class_<cpu::LineGraph>(m, "LineGraph")
         .def_property_readonly("n_pairs", &cpu::LineGraph::n_pairs)
-        .def("write", &write_pairs, py::arg("first"), py::arg("second"), Release());
+        .def("write", &write_pairs, py::arg("first"), py::arg("second"), py::arg("pair_ptr"),
+             Release());
     m.def("find_pairs", &find_pairs, py::arg("src"), py::arg("dst"), py::arg("keep"),
           py::arg("n_edges"), py::arg("self_pairs"), Release());
     m.def("edge_vectors", &edge_vectors, py::arg("frac_coords"), py::arg("lattice"), py::arg("src"),

@@ -117,9 +117,10 @@ py::object describe_neighbor_fault(std::int64_t fault) {
 }
 
 void fill_pairs(std::int64_t n_edges, Address src, Address dst, Address by_dst, Address first,
-                Address starts, bool self_pairs, Address a, Address b, std::int64_t n_pairs,
+                Address starts, bool self_pairs, Address a, Address b, std::int64_t capacity,
                 const Stream& stream) {
     require_size(n_edges, "n_edges");
+    require_size(capacity, "capacity");
     const PairJob job{n_edges,
                       pointer<const std::int64_t>(src, n_edges, "src"),
                       pointer<const std::int64_t>(dst, n_edges, "dst"),
@@ -127,8 +128,9 @@ void fill_pairs(std::int64_t n_edges, Address src, Address dst, Address by_dst, 
                       pointer<const std::int64_t>(first, n_edges, "first"),
                       pointer<const std::int64_t>(starts, n_edges + 1, "starts"),
                       self_pairs,
-                      pointer<std::int64_t>(a, n_pairs, "a"),
-                      pointer<std::int64_t>(b, n_pairs, "b")};
+                      capacity,
+                      pointer<std::int64_t>(a, capacity, "a"),
+                      pointer<std::int64_t>(b, capacity, "b")};
     SMOACS_RUN(stream, cpu::fill_pairs(job), cuda::fill_pairs(job, *stream));
 }
 
@@ -217,7 +219,7 @@ void bind_steps(py::module_& m) {
     m.def("describe_neighbor_fault", &describe_neighbor_fault, py::arg("fault"));
     m.def("fill_pairs", &fill_pairs, py::kw_only(), py::arg("n_edges"), py::arg("src"),
           py::arg("dst"), py::arg("by_dst"), py::arg("first"), py::arg("starts"),
-          py::arg("self_pairs"), py::arg("a"), py::arg("b"), py::arg("n_pairs"),
+          py::arg("self_pairs"), py::arg("a"), py::arg("b"), py::arg("capacity"),
           py::arg("stream").none(true), Release());
     py::class_<EdgeInputs>(m, "EdgeInputs")
         .def(py::init<std::int64_t, std::int64_t, std::int64_t, Address, Address, Address, Address,

@@ -17,6 +17,7 @@ struct PairJob {
     const std::int64_t* first;   // (E) place in by_dst of the first edge that ends where b starts
     const std::int64_t* starts;  // (E + 1) offsets of the pairs of each edge b
     bool self_pairs;
+    std::int64_t capacity;  // number of pairs that there is room for; the others are dropped
     std::int64_t* a;
     std::int64_t* b;
 };
@@ -26,7 +27,8 @@ template <typename Team>
 SMOACS_LANES void fill_pairs(const PairJob& job, std::int64_t b) {
     const bool skips_itself = !job.self_pairs && job.src[b] == job.dst[b];
     const std::int64_t* ending_here = job.by_dst + job.first[b];
-    const std::int64_t start = job.starts[b], n = job.starts[b + 1] - start;
+    const std::int64_t start = job.starts[b], room = job.capacity - start;
+    const std::int64_t wanted = job.starts[b + 1] - start, n = wanted < room ? wanted : room;
     for (std::int64_t i = Team::rank(); i < n; i += Team::size) {
         const bool behind = skips_itself && ending_here[i] >= b;
         job.a[start + i] = ending_here[behind ? i + 1 : i];

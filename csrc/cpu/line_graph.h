@@ -9,7 +9,7 @@ namespace smoacs::cpu {
 // Every pair of edges a = (u -> v), b = (v -> w), ordered by b, then a.
 class LineGraph {
   public:
-    // src and dst (n_edges): sites of the edges. keep (n_edges): edges to consider, null for all.
+    // src and dst (n_edges): sites of the edges. keep (n_edges): edges to consider.
     // self_pairs: whether an edge from a site to its own image pairs with itself. The arrays must
     // outlive the object. Throws std::invalid_argument for a negative site index.
     LineGraph(const std::int64_t* src, const std::int64_t* dst, const bool* keep,
@@ -17,12 +17,11 @@ class LineGraph {
 
     std::int64_t n_pairs() const { return starts_.back(); }
 
-    // Writes n_pairs() entries to each: edge ids a and b.
-    void write(std::int64_t* first, std::int64_t* second) const;
+    // Writes n_pairs() entries to each of the first two, edge ids a and b, and n_edges + 1 offsets
+    // of the pairs of each edge b.
+    void write(std::int64_t* first, std::int64_t* second, std::int64_t* pair_ptr) const;
 
   private:
-    bool kept(std::int64_t edge) const { return keep_ == nullptr || keep_[edge]; }
-
     const std::int64_t* src_;
     const std::int64_t* dst_;
     const bool* keep_;

@@ -382,8 +382,9 @@ void pairs_of_edges() {
         const cpu::LineGraph graph(list.src.data(), list.dst.data(),
                                    reinterpret_cast<const bool*>(keep.data()), list.size(),
                                    self_pairs);
-        std::vector<std::int64_t> a(graph.n_pairs()), b(graph.n_pairs());
-        graph.write(a.data(), b.data());
+        std::vector<std::int64_t> a(graph.n_pairs()), b(graph.n_pairs()), ptr(list.size() + 1);
+        graph.write(a.data(), b.data(), ptr.data());
+        CHECK(ptr.front() == 0 && ptr.back() == graph.n_pairs());
         std::size_t t = 0;
         for (std::int64_t y = 0; y < list.size(); ++y) {
             for (std::int64_t x = 0; x < list.size(); ++x) {
@@ -396,11 +397,13 @@ void pairs_of_edges() {
         CHECK(t == a.size());
 
         // All edges, by a crew.
-        const cpu::LineGraph all(list.src.data(), list.dst.data(), nullptr, list.size(),
+        keep.assign(list.size(), 1);
+        const cpu::LineGraph all(list.src.data(), list.dst.data(),
+                                 reinterpret_cast<const bool*>(keep.data()), list.size(),
                                  self_pairs);
         a.assign(all.n_pairs(), -1);
         b.assign(all.n_pairs(), -1);
-        all.write(a.data(), b.data());
+        all.write(a.data(), b.data(), ptr.data());
         const auto [by_dst, ends] = grouped(list.dst, batch.n_sites());
         std::vector<std::int64_t> first, counts, c(a.size()), d(a.size());
         for (std::int64_t e = 0; e < list.size(); ++e) {
@@ -409,9 +412,9 @@ void pairs_of_edges() {
             counts.push_back(ends[s + 1] - ends[s] - (!self_pairs && s == list.dst[e]));
         }
         const auto starts = offsets(counts);
-        const PairJob job{list.size(),   list.src.data(), list.dst.data(),
-                          by_dst.data(), first.data(),    starts.data(),
-                          self_pairs,    c.data(),        d.data()};
+        const PairJob job{list.size(),  list.src.data(), list.dst.data(), by_dst.data(),
+                          first.data(), starts.data(),   self_pairs,      starts.back(),
+                          c.data(),     d.data()};
         Crew::run([&] {
             for (std::int64_t e = 0; e < list.size(); ++e) fill_pairs<Crew>(job, e);
         });

@@ -7,9 +7,24 @@ import pytest
 import torch
 
 from cells import CELLS, FCC, batch, cell, random_cell
-from smoacs.ops import NeighborList, _steps, line_graph, neighbor_list, reference_neighbors
+from smoacs.ops import (
+    LineGraph,
+    NeighborList,
+    _steps,
+    line_graph,
+    neighbor_list,
+    reference_neighbors,
+)
 
 CUTOFF = 3.7 + 0.0123456789
+
+
+def assert_same(a: LineGraph, b: LineGraph) -> None:
+    torch.testing.assert_close(a.src, b.src)
+    torch.testing.assert_close(a.dst, b.dst)
+    torch.testing.assert_close(a.pair_ptr, b.pair_ptr)
+
+
 OPTIONS = {
     "all bonds": {},
     "short bonds": {"cutoff": 2.9},
@@ -29,8 +44,7 @@ def test_equals_brute_force(name, options, device):
     pairs = line_graph(neighbors, **OPTIONS[options])
     wanted = reference_neighbors.line_graph(neighbors, **OPTIONS[options])
     assert pairs.src.device.type == device
-    torch.testing.assert_close(pairs.src, wanted.src)
-    torch.testing.assert_close(pairs.dst, wanted.dst)
+    assert_same(pairs, wanted)
 
 
 @pytest.mark.parametrize("self_pairs", [False, True])
@@ -38,11 +52,36 @@ def test_equals_brute_force(name, options, device):
 @pytest.mark.parametrize("name", sorted(set(CELLS) - {"tiny"}))
 def test_steps_of_the_gpu_find_the_same(name, cutoff, self_pairs):
     neighbors = neighbor_list(*CELLS[name], cutoff=CUTOFF, k=4, rule="knn_shell")
-    keep = None if cutoff is None else neighbors.distance <= cutoff
-    src, dst = _steps.line_graph(neighbors.src, neighbors.dst, keep, self_pairs)
-    wanted = line_graph(neighbors, cutoff=cutoff, self_pairs=self_pairs)
-    torch.testing.assert_close(src, wanted.src)
-    torch.testing.assert_close(dst, wanted.dst)
+    keep = neighbors.distance <= (torch.inf if cutoff is None else cutoff)
+    found = LineGraph(*_steps.line_graph(neighbors.src, neighbors.dst, keep, self_pairs))
+    assert_same(found, line_graph(neighbors, cutoff=cutoff, self_pairs=self_pairs))
+
+
+def line_graph_in_steps(neighbors, self_pairs, capacity):
+    """What the GPU runs."""
+    keep = neighbors.distance.isfinite()
+    return LineGraph(*_steps.line_graph(neighbors.src, neighbors.dst, keep, self_pairs, capacity))
+
+
+def line_graph_on_cpu(neighbors, self_pairs, capacity):
+    return line_graph(neighbors, self_pairs=self_pairs, capacity=capacity)
+
+
+@pytest.mark.parametrize("find", [line_graph_on_cpu, line_graph_in_steps])
+@pytest.mark.parametrize("self_pairs", [False, True])
+def test_given_sizes(self_pairs, find):
+    arguments = {"cutoff": CUTOFF, "k": 4, "rule": "knn_shell"}
+    exact = neighbor_list(*CELLS["ragged batch"], **arguments)
+    wanted = line_graph(exact, self_pairs=self_pairs)
+    e, n = len(exact.src) + 20, len(wanted.src)
+    neighbors = neighbor_list(*CELLS["ragged batch"], **arguments, capacity=e)
+    for capacity in (n + 9, n, n // 2, 0):
+        found = find(neighbors, self_pairs, capacity)
+        there = min(n, capacity)
+        torch.testing.assert_close(found.src[:there], wanted.src[:there])
+        torch.testing.assert_close(found.dst[:there], wanted.dst[:there])
+        assert found.src[there:].tolist() == found.dst[there:].tolist() == [e] * (capacity - there)
+        assert found.pair_ptr.tolist() == wanted.pair_ptr.tolist() + [n] * 20
 
 
 def test_pairs_by_hand():
@@ -137,7 +176,7 @@ def test_bad_sites_are_explained():
 def test_operator_registration():
     neighbors = neighbor_list(*CELLS["ragged batch"], cutoff=3.0)
     keep = neighbors.distance < 2.5
-    for arguments in [(None, False), (keep, True)]:
+    for arguments in [(False, None), (True, 300)]:
         torch.library.opcheck(
-            torch.ops.smoacs.line_graph.default, (neighbors.src, neighbors.dst, *arguments)
+            torch.ops.smoacs.line_graph.default, (neighbors.src, neighbors.dst, keep, *arguments)
         )

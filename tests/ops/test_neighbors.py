@@ -362,6 +362,84 @@ def test_gradients_are_cut_and_strides_do_not_matter():
     assert_same(found, neighbor_list(*CUBIC, cutoff=CUTOFF))
 
 
+# --- lists of given size -------------------------------------------------------------------------
+
+
+def find_in_steps(crystals: Cells, capacity: int, **query) -> NeighborList:
+    """What the GPU runs."""
+    query = _steps.Query(**{"cutoff": CUTOFF, "k": 0, "tie_tolerance": 1e-3, **query})
+    return NeighborList(*_steps.neighbor_list(*crystals, query, capacity))
+
+
+def find_on_cpu(crystals: Cells, capacity: int, **query) -> NeighborList:
+    return neighbor_list(*crystals, cutoff=CUTOFF, capacity=capacity, **query)
+
+
+@pytest.mark.parametrize("find", [find_on_cpu, find_in_steps])
+@pytest.mark.parametrize("rule", RULES)
+def test_room_beyond_the_edges_is_marked(rule, find):
+    crystals = CELLS["ragged batch"]
+    wanted = neighbor_list(*crystals, cutoff=CUTOFF, **RULES[rule])
+    n = len(wanted.src)
+    for capacity in (n, n + 5):
+        found = find(crystals, capacity, **RULES[rule])
+        assert_same(
+            NeighborList(*(getattr(found, f)[:n] for f in FIELDS[:-1]), found.edge_ptr), wanted
+        )
+        room = slice(n, capacity)
+        assert found.src[room].tolist() == [crystals.n_sites] * (capacity - n)
+        assert found.dst[room].tolist() == [crystals.n_sites] * (capacity - n)
+        assert found.distance[room].isinf().all()
+        assert not found.shift[room].any()
+
+
+@pytest.mark.parametrize("find", [find_on_cpu, find_in_steps])
+@pytest.mark.parametrize("rule", RULES)
+def test_too_little_room_shows(rule, find):
+    crystals = CELLS["ragged batch"]
+    wanted = neighbor_list(*crystals, cutoff=CUTOFF, **RULES[rule])
+    for capacity in (len(wanted.src) // 2, 0):
+        found = find(crystals, capacity, **RULES[rule])
+        assert len(found.src) == len(found.shift) == capacity
+        torch.testing.assert_close(found.edge_ptr, wanted.edge_ptr)
+        torch.testing.assert_close(found.src, wanted.src[:capacity])
+
+
+def test_invalid_crystals_without_waiting_have_no_edges():
+    crystals = CELLS["ragged batch"]
+    coords = crystals.frac_coords.clone()
+    coords[-1] = torch.nan
+    found = find_in_steps(Cells(coords, crystals.lattice, crystals.ptr), 9, rule="radius")
+    assert (found.edge_ptr == -1).all()
+    assert (found.src == crystals.n_sites).all()
+
+
+@pytest.mark.cuda
+@pytest.mark.parametrize("rule", RULES)
+def test_capture_in_a_cuda_graph(rule):
+    crystals = CELLS["ragged batch"].to("cuda", torch.float64)
+    moved = torch.rand_like(crystals.frac_coords)
+    arguments = {"cutoff": CUTOFF, **RULES[rule]}
+
+    def build():
+        bonds = neighbor_list(*crystals, capacity=4000, **arguments)
+        return bonds, line_graph(bonds, cutoff=2.9, capacity=9000)
+
+    stream = torch.cuda.Stream()
+    with torch.cuda.stream(stream):
+        build()
+    torch.cuda.current_stream().wait_stream(stream)
+    graph = torch.cuda.CUDAGraph()
+    with torch.cuda.graph(graph):
+        bonds, pairs = build()
+    crystals.frac_coords.copy_(moved)
+    graph.replay()
+    wanted_bonds, wanted_pairs = build()
+    assert_same(bonds, wanted_bonds)
+    torch.testing.assert_close(pairs.src, wanted_pairs.src)
+    torch.testing.assert_close(pairs.pair_ptr, wanted_pairs.pair_ptr)
+
+
 # --- errors --------------------------------------------------------------------------------------
 
 
@@ -390,6 +468,7 @@ def with_nan(shape) -> torch.Tensor:
         (broken(rule="knn"), ValueError, "needs k"),
         (broken(rule="knn_shell", k=0), ValueError, "needs k"),
         (broken(tie_tolerance=-1.0), ValueError, "tie_tolerance"),
+        (broken(capacity=-1), ValueError, "capacity must not be negative"),
         (broken(frac_coords=with_nan((4, 3))), ValueError, "crystal 1.*site 1.*finite"),
         (broken(lattice=with_nan((2, 3, 3))), ValueError, "crystal 1.*not finite"),
         (broken(lattice=torch.stack([torch.eye(3), torch.ones(3, 3)])), ValueError, "crystal 1"),
@@ -453,10 +532,12 @@ def test_cuda_explains_bad_values():
 # --- as a torch operator -------------------------------------------------------------------------
 
 
+@pytest.mark.parametrize("capacity", [None, 500])
 @pytest.mark.parametrize("rule", ["radius", "knn", "knn_shell"])
-def test_operator_registration(rule):
+def test_operator_registration(rule, capacity):
     torch.library.opcheck(
-        torch.ops.smoacs.neighbor_list.default, (*CELLS["ragged batch"], rule, 3.7, 4, 1e-3)
+        torch.ops.smoacs.neighbor_list.default,
+        (*CELLS["ragged batch"], rule, 3.7, 4, 1e-3, capacity),
     )
 
 

@@ -45,9 +45,12 @@ class Edges(NamedTuple):
 
 
 def neighbor_list(
-    frac_coords: Tensor, lattice: Tensor, ptr: Tensor, query: Query
+    frac_coords: Tensor, lattice: Tensor, ptr: Tensor, query: Query, capacity: int | None = None
 ) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor]:
-    """src, dst, shift, distance and edge_ptr; the host waits once, for the number of edges."""
+    """src, dst, shift, distance and edge_ptr.
+
+    The host waits once, for the number of edges, or not at all if there is a capacity.
+    """
     module, device = kernels(), frac_coords.device
     n_sites, n_crystals = frac_coords.shape[0], lattice.shape[0]
     coords, cells = frac_coords.double().contiguous(), lattice.double().contiguous()
@@ -80,48 +83,59 @@ def neighbor_list(
             scratch["longest_reach"].scatter_reduce_(0, owner, scratch["reach"], "amax")
         steps.count()
         starts = _offsets(scratch["counts"])
-        fault, n_edges = torch.stack([scratch["fault"][0], starts[-1]]).tolist()
-        message = module.describe_neighbor_fault(fault)
-        if message is not None:
-            raise ValueError(message)
-        arcs = _bytes(n_edges * module.ARC_BYTES, device)
-        src, dst = ptr.new_empty(n_edges), ptr.new_empty(n_edges)
-        shift = ptr.new_empty(n_edges, 3, dtype=torch.int32)
-        distance = frac_coords.new_empty(n_edges)
+        fault = scratch["fault"]
+        edge_ptr = starts[ptr.clamp(0, n_sites)]
+        if capacity is None:
+            code, size = torch.cat([fault, starts[-1:]]).tolist()
+            message = module.describe_neighbor_fault(code)
+            if message is not None:
+                raise ValueError(message)
+        else:
+            size = capacity
+            edge_ptr = torch.where(fault == module.NO_NEIGHBOR_FAULT, edge_ptr, -1)
+        arcs = _bytes(size * module.ARC_BYTES, device)
+        src, dst, shift, distance = no_edges(frac_coords, size)
         steps.fill(
             **addresses(starts=starts, arcs=arcs, src=src, dst=dst, shift=shift, distance=distance),
-            capacity=n_edges,
+            capacity=size,
             dtype=dtype_name(frac_coords),
         )
-    return src, dst, shift, distance, starts[ptr]
+    return src, dst, shift, distance, edge_ptr
+
+
+def no_edges(frac_coords: Tensor, size: int) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+    """src, dst, shift and distance of rows that are not edges."""
+    src = torch.full((size,), frac_coords.shape[0], device=frac_coords.device)
+    shift = torch.zeros(size, 3, dtype=torch.int32, device=frac_coords.device)
+    return src, src.clone(), shift, frac_coords.new_full((size,), torch.inf)
 
 
 def line_graph(
-    src: Tensor, dst: Tensor, keep: Tensor | None, self_pairs: bool
-) -> tuple[Tensor, Tensor]:
-    """Edges a and b of each pair; the host waits once, for the number of pairs."""
+    src: Tensor, dst: Tensor, keep: Tensor, self_pairs: bool, capacity: int | None = None
+) -> tuple[Tensor, Tensor, Tensor]:
+    """Edges a and b of each pair, and pair_ptr.
+
+    The host waits once, for the number of pairs, or not at all if there is a capacity.
+    """
     n_edges = src.shape[0]
     # Edges left out end at a site past all others, where nothing starts.
-    ends = dst if keep is None else torch.where(keep, dst, torch.iinfo(dst.dtype).max)
-    ends, by_dst = torch.sort(ends, stable=True)
+    ends, by_dst = torch.sort(torch.where(keep, dst, torch.iinfo(dst.dtype).max), stable=True)
     first = torch.searchsorted(ends, src)
     counts = torch.searchsorted(ends, src, right=True) - first
     if not self_pairs:
         counts = counts - (src == dst).to(counts.dtype)
-    if keep is not None:
-        counts = counts * keep
-    starts = _offsets(counts)
-    n_pairs = int(starts[-1])
-    a, b = src.new_empty(n_pairs), src.new_empty(n_pairs)
+    starts = _offsets(counts * keep)
+    size = int(starts[-1]) if capacity is None else capacity
+    a, b = src.new_full((size,), n_edges), src.new_full((size,), n_edges)
     with stream_of(src) as stream:
         kernels().fill_pairs(
             **addresses(src=src, dst=dst, by_dst=by_dst, first=first, starts=starts, a=a, b=b),
             n_edges=n_edges,
-            n_pairs=n_pairs,
+            capacity=size,
             self_pairs=self_pairs,
             stream=stream,
         )
-    return a, b
+    return a, b, starts
 
 
 def edge_vectors(edges: Edges, out: Tensor) -> None:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
-from typing import Any
 
 import torch
 from torch import Tensor
@@ -12,14 +11,14 @@ from torch import Tensor
 from smoacs.ops import _steps
 from smoacs.ops._native import addresses, kernels
 from smoacs.ops._operator import operator
-from smoacs.ops.neighbors import NeighborList
+from smoacs.ops.neighbors import NeighborList, check_capacity, fit
 
 
 @dataclass(frozen=True)
 class LineGraph:
     """Pairs of edges ``a = (u -> v)``, ``b = (v -> w)`` of a neighbour list, by edge number.
 
-    Ordered by ``dst``, then ``src``: the pairs that end at one edge are contiguous.
+    Ordered by ``dst``, then ``src``.
 
     Attributes
     ----------
@@ -27,14 +26,21 @@ class LineGraph:
         Edge a of each pair.
     dst : Tensor (T,), int64
         Edge b.
+    pair_ptr : Tensor (E + 1,), int64
+        Offsets of the pairs of each edge b, from 0 to T.
     """
 
     src: Tensor
     dst: Tensor
+    pair_ptr: Tensor
 
 
 def line_graph(
-    neighbors: NeighborList, *, cutoff: float | None = None, self_pairs: bool = False
+    neighbors: NeighborList,
+    *,
+    cutoff: float | None = None,
+    self_pairs: bool = False,
+    capacity: int | None = None,
 ) -> LineGraph:
     """Every pair of edges where the second starts at the site the first ends at.
 
@@ -43,42 +49,52 @@ def line_graph(
     Parameters
     ----------
     neighbors : NeighborList
+        With or without a capacity; what is not an edge is in no pair.
     cutoff : float, optional
         Only edges with distance <= cutoff (Å) form pairs.
     self_pairs : bool
         Whether an edge from a site to its own image pairs with itself: ALIGNN 2.0 does so, v1
         does not.
+    capacity : int, optional
+        Number T of rows, as in :func:`neighbor_list`: a GPU is not waited for. Rows that are not
+        pairs have ``src`` and ``dst`` E, and pairs beyond it are dropped: ``pair_ptr[-1]``, which
+        counts all pairs, is larger then.
 
     Raises
     ------
     ValueError
-        If the cutoff is negative or not a number.
+        If the cutoff is negative or not a number, or the capacity is negative.
     """
-    keep = None
+    if cutoff is not None and (math.isnan(cutoff) or cutoff < 0):
+        raise ValueError(f"cutoff must not be negative, got {cutoff}")
+    check_capacity(capacity)
+    keep = neighbors.distance.isfinite()
     if cutoff is not None:
-        if math.isnan(cutoff) or cutoff < 0:
-            raise ValueError(f"cutoff must not be negative, got {cutoff}")
-        keep = neighbors.distance <= cutoff
+        keep &= neighbors.distance <= cutoff
     ends = (neighbors.src.contiguous(), neighbors.dst.contiguous())
-    return LineGraph(*_line_graph(*ends, keep, self_pairs))
+    return LineGraph(*_line_graph(*ends, keep, self_pairs, capacity))
 
 
-def _unknown_size(src: Tensor, *_: Any) -> tuple[Tensor, Tensor]:
-    n_pairs = torch.library.get_ctx().new_dynamic_size()
-    return src.new_empty(n_pairs), src.new_empty(n_pairs)
+def _fake(
+    src: Tensor, dst: Tensor, keep: Tensor, self_pairs: bool, capacity: int | None
+) -> tuple[Tensor, Tensor, Tensor]:
+    size = torch.library.get_ctx().new_dynamic_size() if capacity is None else capacity
+    return src.new_empty(size), src.new_empty(size), src.new_empty(src.shape[0] + 1)
 
 
-@operator("line_graph", fake=_unknown_size)
+@operator("line_graph", fake=_fake)
 def _line_graph(
-    src: Tensor, dst: Tensor, keep: Tensor | None, self_pairs: bool
-) -> tuple[Tensor, Tensor]:
+    src: Tensor, dst: Tensor, keep: Tensor, self_pairs: bool, capacity: int | None
+) -> tuple[Tensor, Tensor, Tensor]:
     if not src.is_cpu:
-        return _steps.line_graph(src, dst, keep, self_pairs)
+        return _steps.line_graph(src, dst, keep, self_pairs, capacity)
+    n_edges = src.shape[0]
     pairs = kernels().find_pairs(
-        **addresses(src=src, dst=dst, keep=0 if keep is None else keep),
-        n_edges=src.shape[0],
-        self_pairs=self_pairs,
+        **addresses(src=src, dst=dst, keep=keep), n_edges=n_edges, self_pairs=self_pairs
     )
     first, second = src.new_empty(pairs.n_pairs), src.new_empty(pairs.n_pairs)
-    pairs.write(**addresses(first=first, second=second))
-    return first, second
+    pair_ptr = src.new_empty(n_edges + 1)
+    pairs.write(**addresses(first=first, second=second, pair_ptr=pair_ptr))
+    if capacity is not None:
+        first, second = (fit(src.new_full((capacity,), n_edges), rows) for rows in (first, second))
+    return first, second, pair_ptr

@@ -34,7 +34,7 @@ class NeighborList:
     distance : Tensor (E,), float
         Length in Å, of the coordinates' dtype, without gradient.
     edge_ptr : Tensor (C + 1,), int64
-        Offsets of the crystals' edges, from 0 to E.
+        Offsets of the crystals' edges, from 0 to E, or, with a capacity, to their number.
     """
 
     src: Tensor
@@ -53,6 +53,7 @@ def neighbor_list(
     k: int | None = None,
     rule: str = "radius",
     tie_tolerance: float = 1e-3,
+    capacity: int | None = None,
 ) -> NeighborList:
     """All directed edges that a rule selects, periodic images of a site with itself included.
 
@@ -90,6 +91,12 @@ def neighbor_list(
     rule : {"radius", "knn", "knn_shell"}
     tie_tolerance : float
         Distances in Å that differ by less count as equal.
+    capacity : int, optional
+        Number E of rows. It spares waiting for a GPU to count the edges, so that the call can be
+        captured in a CUDA graph. Rows that are not edges have ``src`` and ``dst`` S, an infinite
+        distance and no shift. Edges beyond the capacity are dropped, which shows in
+        ``edge_ptr[-1]``, then larger than E; on a GPU it is -1 for crystals that are not valid,
+        for which nothing is raised.
 
     Raises
     ------
@@ -111,6 +118,7 @@ def neighbor_list(
         raise ValueError(f"cutoff must be positive and finite, got {cutoff}")
     if not (math.isfinite(tie_tolerance) and tie_tolerance >= 0):
         raise ValueError(f"tie_tolerance must be finite and not negative, got {tie_tolerance}")
+    check_capacity(capacity)
     return NeighborList(
         *_neighbor_list(
             frac_coords.detach().contiguous(),
@@ -120,8 +128,21 @@ def neighbor_list(
             float(cutoff),
             k or 0,
             float(tie_tolerance),
+            capacity,
         )
     )
+
+
+def check_capacity(capacity: int | None) -> None:
+    """Raise ValueError for a negative number of rows."""
+    if capacity is not None and capacity < 0:
+        raise ValueError(f"capacity must not be negative, got {capacity}")
+
+
+def fit(room: Tensor, rows: Tensor) -> Tensor:
+    """Copy as many rows as there is room for; returns ``room``."""
+    room[: rows.shape[0]] = rows[: room.shape[0]]
+    return room
 
 
 def _outputs(
@@ -136,12 +157,21 @@ def _outputs(
     )
 
 
-@operator(
-    "neighbor_list",
-    fake=lambda frac_coords, lattice, ptr, *_: _outputs(
-        frac_coords, ptr, torch.library.get_ctx().new_dynamic_size()
-    ),
-)
+def _fake(
+    frac_coords: Tensor,
+    lattice: Tensor,
+    ptr: Tensor,
+    rule: str,
+    cutoff: float,
+    k: int,
+    tie_tolerance: float,
+    capacity: int | None,
+) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor]:
+    size = torch.library.get_ctx().new_dynamic_size() if capacity is None else capacity
+    return _outputs(frac_coords, ptr, size)
+
+
+@operator("neighbor_list", fake=_fake)
 def _neighbor_list(
     frac_coords: Tensor,
     lattice: Tensor,
@@ -150,14 +180,11 @@ def _neighbor_list(
     cutoff: float,
     k: int,
     tie_tolerance: float,
+    capacity: int | None,
 ) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor]:
-    find = _find_on_cpu if ptr.is_cpu else _steps.neighbor_list
-    return find(frac_coords, lattice, ptr, Query(rule, cutoff, k, tie_tolerance))
-
-
-def _find_on_cpu(
-    frac_coords: Tensor, lattice: Tensor, ptr: Tensor, query: Query
-) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor]:
+    query = Query(rule, cutoff, k, tie_tolerance)
+    if not ptr.is_cpu:
+        return _steps.neighbor_list(frac_coords, lattice, ptr, query, capacity)
     found = kernels().find_neighbors(
         **query._asdict(),
         **addresses(frac_coords=frac_coords, lattice=lattice, ptr=ptr),
@@ -170,4 +197,7 @@ def _find_on_cpu(
         **addresses(src=src, dst=dst, shift=shift, distance=distance, edge_ptr=edge_ptr),
         dtype=dtype_name(frac_coords),
     )
+    if capacity is not None:
+        rows = _steps.no_edges(frac_coords, capacity)
+        src, dst, shift, distance = map(fit, rows, (src, dst, shift, distance))
     return src, dst, shift, distance, edge_ptr

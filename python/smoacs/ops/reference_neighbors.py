@@ -66,7 +66,8 @@ def line_graph(
     if not self_pairs:
         meets = meets & ~torch.eye(len(neighbors.src), dtype=torch.bool, device=meets.device)
     b, a = meets.nonzero(as_tuple=True)
-    return LineGraph(a, b)
+    counts = meets.sum(1)
+    return LineGraph(a, b, torch.cat([counts.new_zeros(1), counts.cumsum(0)]))
 
 
 def edge_vectors(frac_coords: Tensor, lattice: Tensor, neighbors: NeighborList) -> Tensor:
