@@ -40,6 +40,7 @@ def pytest_configure(config: pytest.Config) -> None:
     """Register marks; start an empty session."""
     config.addinivalue_line("markers", "guard: compared with the record by make bench-check")
     config.addinivalue_line("markers", "long: takes minutes")
+    machine.keep_memory()
     config.stash[_SESSION] = Session(config.option.record, revision())
 
 

@@ -8,8 +8,8 @@
 # $OUT (default: build/gpu), at most eight files: a log of each stage, the record of the benchmarks,
 # and summary.txt. Every stage has a time limit, and none depends on the success of another but the
 # build. SMOACS_MARK chooses the cases; "not cuda" tries the script on a machine without a GPU.
-# Peers that take part if their wheels are there: vesin, alignn (with jarvis-tools, xmltodict, toolz,
-# pydantic-settings and python-dotenv).
+# Peers take part if their wheels are there: vesin, alignn (with jarvis-tools, xmltodict, toolz,
+# pydantic-settings, python-dotenv). pymatgen may need plotly's or bibtexparser's (pylatexenc).
 set -uo pipefail
 cd "$(dirname "$0")/.." || exit
 

@@ -30,7 +30,7 @@ PARTS = {
     "masks": ("smoacs::masked_softmax", "smoacs::masked_softmax_backward"),
     "mutation": ("smoacs::resample", "smoacs::random"),
 }
-PATIENCE = 60.0  # s, after which a run on a GPU is not finished but extrapolated
+PATIENCE = 40.0  # s, after which a run on a GPU is not finished but extrapolated
 
 
 def optimizer(

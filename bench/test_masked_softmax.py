@@ -51,17 +51,10 @@ def others(work: Softmax, only: str | None = None) -> Peers:
     def formula(a: Tensor, w: Tensor) -> Tensor:
         return peers.softmax_formula(work, a, w)
 
-    found = Peers({EAGER: Peer(both_ways(formula, work))})
-    if only == EAGER:
-        return found
-    compiled = both_ways(torch.compile(formula), work)
-    try:
-        compiled()
-    except RuntimeError as error:
-        found.missing[COMPILED] = f"does not compile here ({str(error).splitlines()[0]})"
-    else:
-        found.present[COMPILED] = Peer(compiled)
-    return found
+    found = {EAGER: Peer(both_ways(formula, work))}
+    if only is None:
+        found[COMPILED] = Peer(both_ways(torch.compile(formula), work))
+    return Peers(found).tried()
 
 
 def test_the_formula_is_the_same() -> None:

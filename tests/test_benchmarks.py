@@ -8,6 +8,7 @@ import pytest
 
 import guard
 import report
+from peers import Peer, Peers
 from race import OURS, Place, Race, run
 from record import FASTEST, Case, Goal, Record, load, load_all
 
@@ -122,3 +123,12 @@ def test_a_race_gives_all_contenders_turns_and_slow_ones_fewer() -> None:
     assert turns.count("fast") > turns.count("slow") > 1
     last = len(turns) - 1 - turns[::-1].index("slow")
     assert last > len(turns) / 2, "the slow one's turns are not spread over the race"
+
+
+def test_a_peer_that_fails_is_left_out_with_the_reason() -> None:
+    def broken() -> None:
+        raise RuntimeError("no driver\nand a long trace")
+
+    tried = Peers({"good": Peer(list), "bad": Peer(broken)}, {"gone": "not installed"}).tried()
+    assert list(tried.present) == ["good"]
+    assert tried.missing == {"gone": "not installed", "bad": "fails here: no driver"}
