@@ -16,6 +16,7 @@ cd "$(dirname "$0")/.." || exit
 deadline=$((SECONDS + ${1:-560}))
 asked=" ${*:2} "
 [[ $asked =~ [^\ ] ]] || asked=" tests bench memcheck racecheck "
+asked+="build "
 out=$(mkdir -p "${OUT:-build/gpu}" && cd "${OUT:-build/gpu}" && pwd)
 site=$(mktemp -d)
 python=${PYTHON:-python3}
@@ -29,6 +30,7 @@ export PYTHONPATH=$site PYTHONUNBUFFERED=1 PYTHONDONTWRITEBYTECODE=1
 SMOACS_REVISION=${SMOACS_REVISION:-$(git describe --always --dirty=+ 2>/dev/null || echo unknown)}
 export SMOACS_REVISION
 
+asked() { [[ $asked == *" $1 "* ]]; }
 say() { echo "$*" | tee -a "$summary"; }
 
 # stage NAME LIMIT COMMAND...: run with a time limit, into NAME.log. Interrupted first, so that
@@ -36,7 +38,7 @@ say() { echo "$*" | tee -a "$summary"; }
 stage() {
   local name=$1 limit=$2 start=$SECONDS status
   shift 2
-  if [[ $asked != *" ${name%%-*} "* && $name != build-* ]]; then return; fi
+  asked "${name%%-*}" || return 0
   local left=$((deadline - SECONDS - 15))
   ((limit = limit < left ? limit : left))
   if ((limit < 10)); then
@@ -102,7 +104,7 @@ done
 # Own allocations for every tensor, so that reading beyond one is noticed; torch's kernels left out.
 export PYTORCH_NO_CUDA_MEMORY_CACHING=1
 for tool in memcheck racecheck; do
-  if ! command -v compute-sanitizer >/dev/null; then
+  if asked "$tool" && ! command -v compute-sanitizer >/dev/null; then
     say "$tool: left out, there is no compute-sanitizer"
     continue
   fi
