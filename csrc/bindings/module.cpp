@@ -4,6 +4,7 @@
 #include <string>
 
 #include "bindings/bindings.h"
+#include "cpu/memory.h"
 #include "cpu/threads.h"
 
 namespace py = pybind11;
@@ -51,6 +52,8 @@ PYBIND11_MODULE(_native, m) {
     m.def("set_num_threads", &smoacs::cpu::set_num_threads, py::arg("n"),
           "Threads of later CPU kernels; n < 1 restores OpenMP's default.");
     m.def("get_num_threads", [] { return smoacs::cpu::num_threads(); }, "Threads of CPU kernels.");
+    m.def("keep_freed_memory", &smoacs::cpu::keep_freed_memory, py::arg("keep"),
+          "Whether freed memory stays with the process.");
     smoacs::bindings::bind_layers(m);
     smoacs::bindings::bind_neighbors(m);
     smoacs::bindings::bind_steps(m);

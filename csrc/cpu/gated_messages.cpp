@@ -3,6 +3,7 @@
 #include <algorithm>
 #include <stdexcept>
 #include <string>
+#include <vector>
 
 #include "cpu/threads.h"
 
@@ -16,27 +17,74 @@ constexpr int kWidth = 256;
 constexpr std::int64_t kWorkPerThread = 1 << 14;
 
 template <typename Job, void (*kStep)(const Job&, std::int64_t, std::int64_t, int)>
-SMOACS_CLONES void run_nodes(const Job& job, std::int64_t begin, std::int64_t end) {
+SMOACS_HD void run_node(const Job& job, std::int64_t node) {
     const std::int64_t n = job.ends.n_features;
+    for (std::int64_t f = 0; f < n; f += kWidth) {
+        kStep(job, node, f, static_cast<int>(std::min<std::int64_t>(kWidth, n - f)));
+    }
+}
+
+template <typename T>
+SMOACS_CLONES void gather(const MessageJob<T>& job, std::int64_t begin, std::int64_t end) {
     for (std::int64_t node = begin; node < end; ++node) {
-        for (std::int64_t f = 0; f < n; f += kWidth) {
-            kStep(job, node, f, static_cast<int>(std::min<std::int64_t>(kWidth, n - f)));
+        run_node<MessageJob<T>, gather_messages<kWidth, T>>(job, node);
+    }
+}
+
+// The nodes that the edges out of a node lead to: from `first` to `last`, none if first > last.
+struct Reach {
+    std::int64_t first, last;
+};
+
+Reach reach_of(const EdgeEnds& ends, std::int64_t node) {
+    Reach reach{ends.n_nodes, -1};
+    for (std::int64_t p = ends.first_out[node]; p < ends.first_out[node + 1]; ++p) {
+        const std::int64_t to = ends.dst[ends.by_src[p]];
+        reach = {std::min(reach.first, to), std::max(reach.last, to)};
+    }
+    return reach;
+}
+
+// Gradients to the edges into the nodes from `begin` to `end`. Those to the edges' sources follow
+// as soon as they can, while the edges are still in the cache; marks the nodes where they are done.
+template <typename T>
+SMOACS_CLONES void gradients(const MessageGradientJob<T>& job, std::int64_t begin, std::int64_t end,
+                             char* done) {
+    using Job = MessageGradientJob<T>;
+    std::int64_t source = begin;
+    Reach reach = begin < end ? reach_of(job.ends, begin) : Reach{};
+    for (std::int64_t node = begin; node < end; ++node) {
+        run_node<Job, message_gradients_in<kWidth, T>>(job, node);
+        while (source < end && (reach.last <= node || reach.last >= end)) {
+            if (reach.first >= begin && reach.last < end) {
+                run_node<Job, message_gradients_out<kWidth, T>>(job, source);
+                done[source] = 1;
+            }
+            if (++source < end) reach = reach_of(job.ends, source);
         }
     }
 }
 
-// Shares out the nodes so that each thread has about equally many edges; `first` (N + 1) says
-// where those of a node start.
-template <typename Job, void (*kStep)(const Job&, std::int64_t, std::int64_t, int)>
-void for_nodes(const Job& job, const std::int64_t* first) {
-    const EdgeEnds& ends = job.ends;
+template <typename T>
+SMOACS_CLONES void gradients_left(const MessageGradientJob<T>& job, std::int64_t begin,
+                                  std::int64_t end, const char* done) {
+    using Job = MessageGradientJob<T>;
+    for (std::int64_t node = begin; node < end; ++node) {
+        if (done[node] == 0) run_node<Job, message_gradients_out<kWidth, T>>(job, node);
+    }
+}
+
+// Calls run(begin, end) in parallel for shares of the nodes that have about equally many edges;
+// `first` (N + 1) says where those of a node start.
+template <typename Run>
+void share_nodes(const EdgeEnds& ends, const std::int64_t* first, Run&& run) {
     const auto node_of = [&](std::int64_t edge) {
         return edge == ends.n_edges ? ends.n_nodes
                                     : std::lower_bound(first, first + ends.n_nodes, edge) - first;
     };
     share(ends.n_edges, num_threads(ends.n_edges * ends.n_features / kWorkPerThread),
           [&](std::int64_t begin, std::int64_t end) {
-              run_nodes<Job, kStep>(job, begin == 0 ? 0 : node_of(begin), node_of(end));
+              run(begin == 0 ? 0 : node_of(begin), node_of(end));
           });
 }
 
@@ -44,13 +92,19 @@ void for_nodes(const Job& job, const std::int64_t* first) {
 
 template <typename T>
 void gated_messages(const MessageJob<T>& job) {
-    for_nodes<MessageJob<T>, gather_messages<kWidth, T>>(job, job.ends.first_in);
+    share_nodes(job.ends, job.ends.first_in,
+                [&](std::int64_t begin, std::int64_t end) { gather(job, begin, end); });
 }
 
 template <typename T>
 void gated_messages_backward(const MessageGradientJob<T>& job) {
-    for_nodes<MessageGradientJob<T>, message_gradients_in<kWidth, T>>(job, job.ends.first_in);
-    for_nodes<MessageGradientJob<T>, message_gradients_out<kWidth, T>>(job, job.ends.first_out);
+    std::vector<char> done(job.ends.n_nodes, 0);
+    share_nodes(job.ends, job.ends.first_in, [&](std::int64_t begin, std::int64_t end) {
+        gradients(job, begin, end, done.data());
+    });
+    share_nodes(job.ends, job.ends.first_out, [&](std::int64_t begin, std::int64_t end) {
+        gradients_left(job, begin, end, done.data());
+    });
 }
 
 void group_rows(const std::int64_t* group, std::int64_t n_rows, std::int64_t n_groups,

@@ -32,6 +32,7 @@ from smoacs.evaluation import as_written, evaluate_structures, summarise
 from smoacs.history import History
 from smoacs.job import NOTHING_GIVEN, Given, Job
 from smoacs.objectives import Objective
+from smoacs.ops import kept_memory
 from smoacs.optimizer import Optimizer, StepReport
 from smoacs.predictors.base import Predictor
 from smoacs.provenance import circumstances
@@ -275,7 +276,7 @@ def _run(job: Job, folder: RunFolder | None, on_step: OnStep | None) -> Run:
             logger.info("step %d: %d succeed", optimizer.step_count, int(optimizer.success.sum()))
 
     saved = time.monotonic()
-    with _stop_after_step(enabled=folder is not None) as stop:
+    with kept_memory(), _stop_after_step(enabled=folder is not None) as stop:
         while optimizer.step_count < optimizer.steps:
             report = optimizer.step()
             history.append(report)

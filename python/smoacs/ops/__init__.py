@@ -5,6 +5,7 @@ from smoacs.ops.gated_messages import Incidence, gated_messages
 from smoacs.ops.interpolation import interpolate
 from smoacs.ops.line_graph import LineGraph, line_graph
 from smoacs.ops.masked_softmax import PackedMask, masked_softmax, pack_mask
+from smoacs.ops.memory import kept_memory
 from smoacs.ops.neighbors import NeighborList, neighbor_list
 from smoacs.ops.norm_silu import norm_silu
 from smoacs.ops.resample import random_normal, random_uniform, resample
@@ -17,6 +18,7 @@ __all__ = [
     "edge_vectors",
     "gated_messages",
     "interpolate",
+    "kept_memory",
     "line_graph",
     "masked_softmax",
     "neighbor_list",

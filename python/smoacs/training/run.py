@@ -21,6 +21,7 @@ from rich.progress import (
     TimeRemainingColumn,
 )
 
+from smoacs.ops import kept_memory
 from smoacs.predictors.element_features import cgcnn_table
 from smoacs.training.card import write_bundle
 from smoacs.training.config import TrainingConfig, load_config
@@ -127,7 +128,7 @@ def _run_epochs(trainer: Trainer, console: Console) -> None:
         TimeElapsedColumn(),
         TimeRemainingColumn(),
     )
-    with Progress(*columns, console=console) as progress:
+    with kept_memory(), Progress(*columns, console=console) as progress:
         epochs = progress.add_task("epochs", total=config.epochs, completed=trainer.epoch)
         steps = progress.add_task("steps", total=trainer.steps_per_epoch)
         while not trainer.finished:

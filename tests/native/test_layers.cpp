@@ -1,0 +1,296 @@
+// Kernels of graph networks on exactly sized buffers: formulas written out, finite differences, any
+// number of threads, and the one feature at a time that a thread of a GPU works on.
+#include <algorithm>
+#include <cmath>
+#include <stdexcept>
+#include <vector>
+
+#include "check.h"
+#include "cpu/gated_messages.h"
+#include "cpu/interpolation.h"
+#include "cpu/norm_silu.h"
+#include "cpu/threads.h"
+
+namespace {
+
+template <typename T>
+std::vector<T> waves(std::int64_t n, double start) {
+    std::vector<T> values(n);
+    for (std::int64_t i = 0; i < n; ++i) values[i] = T(2 * std::sin(start + 1.7 * i));
+    return values;
+}
+
+double sigmoid(double x) {
+    return 1 / (1 + std::exp(-x));
+}
+
+void numbers() {
+    for (double x : {-1e4, -90.0, -20.0, -1.0, -1e-3, 0.0, 1e-3, 0.7, 5.0, 90.0, 1e4}) {
+        CHECK(std::fabs(smoacs::sigmoid(x) - sigmoid(x)) < 1e-15);
+        CHECK(std::fabs(smoacs::sigmoid(float(x)) - sigmoid(x)) < 2e-7);
+        CHECK(std::fabs(smoacs::silu(x) - x * sigmoid(x)) < 1e-12);
+        const double h = 1e-6 * std::max(1.0, std::fabs(x));
+        const double slope = (smoacs::silu(x + h) - smoacs::silu(x - h)) / (2 * h);
+        CHECK(std::fabs(smoacs::silu_slope(x) - slope) < 1e-8);
+    }
+}
+
+// --- Gated messages ------------------------------------------------------------------------------
+
+// Blocks of nodes with edges inside only, as crystals are, or edges between any nodes.
+template <typename T>
+struct Messages {
+    std::int64_t nodes, edges, width;
+    std::vector<std::int64_t> src, dst, by_src, first_out, by_dst, first_in;
+    std::vector<T> edge, src_gate, dst_gate, values, logits, mean, norm;
+    std::vector<T> grad_logits, grad_mean, grad_total, grad_edge, grad_src, grad_dst, grad_values;
+
+    Messages(std::int64_t nodes, std::int64_t edges, std::int64_t width, std::int64_t block)
+        : nodes(nodes), edges(edges), width(width) {
+        for (std::int64_t e = 0; e < edges; ++e) {
+            const std::int64_t start = e * nodes / edges / block * block;
+            const std::int64_t size = std::min(block, nodes - start);
+            src.push_back(start + e * e % 7 * 3 % size);
+            dst.push_back(start + e * 5 % size);
+        }
+        by_src = by_dst = std::vector<std::int64_t>(edges);
+        first_out = first_in = std::vector<std::int64_t>(nodes + 1);
+        smoacs::cpu::group_rows(src.data(), edges, nodes, by_src.data(), first_out.data());
+        smoacs::cpu::group_rows(dst.data(), edges, nodes, by_dst.data(), first_in.data());
+        const std::int64_t of_edges = edges * width, of_nodes = nodes * width;
+        edge = waves<T>(of_edges, 0);
+        src_gate = waves<T>(of_nodes, 1);
+        dst_gate = waves<T>(of_nodes, 2);
+        values = waves<T>(of_nodes, 3);
+        grad_logits = waves<T>(of_edges, 4);
+        grad_mean = waves<T>(of_nodes, 5);
+        logits = grad_edge = std::vector<T>(of_edges);
+        mean = norm = grad_total = grad_src = grad_dst = grad_values = std::vector<T>(of_nodes);
+    }
+
+    smoacs::EdgeEnds ends() const {
+        return {nodes,
+                edges,
+                width,
+                src.data(),
+                dst.data(),
+                by_src.data(),
+                first_out.data(),
+                by_dst.data(),
+                first_in.data()};
+    }
+    smoacs::MessageJob<T> job() {
+        return {ends(),        T(1e-6),       edge.data(), src_gate.data(), dst_gate.data(),
+                values.data(), logits.data(), mean.data(), norm.data()};
+    }
+    smoacs::MessageGradientJob<T> gradient_job() {
+        return {ends(),           logits.data(),      values.data(),    mean.data(),
+                norm.data(),      grad_logits.data(), grad_mean.data(), grad_total.data(),
+                grad_edge.data(), grad_src.data(),    grad_dst.data(),  grad_values.data()};
+    }
+
+    void run() {
+        smoacs::cpu::gated_messages(job());
+        smoacs::cpu::gated_messages_backward(gradient_job());
+    }
+
+    // What the gradients are gradients of.
+    double objective() {
+        smoacs::cpu::gated_messages(job());
+        double sum = 0;
+        for (std::int64_t i = 0; i < edges * width; ++i) sum += grad_logits[i] * logits[i];
+        for (std::int64_t i = 0; i < nodes * width; ++i) sum += grad_mean[i] * mean[i];
+        return sum;
+    }
+
+    bool equals(const Messages& other) const {
+        return logits == other.logits && mean == other.mean && norm == other.norm &&
+               grad_edge == other.grad_edge && grad_src == other.grad_src &&
+               grad_dst == other.grad_dst && grad_values == other.grad_values;
+    }
+};
+
+void messages_follow_the_formula() {
+    Messages<double> given(9, 25, 5, 9);
+    given.run();
+    for (std::int64_t n = 0; n < 9; ++n) {
+        for (std::int64_t f = 0; f < 5; ++f) {
+            double total = 0, norm = 1e-6;
+            for (std::int64_t e = 0; e < 25; ++e) {
+                if (given.dst[e] != n) continue;
+                const std::int64_t s = given.src[e] * 5 + f;
+                const double gate =
+                    sigmoid(given.edge[e * 5 + f] + given.src_gate[s] + given.dst_gate[n * 5 + f]);
+                total += gate * given.values[s];
+                norm += gate;
+            }
+            CHECK(std::fabs(given.mean[n * 5 + f] - total / norm) < 1e-12);
+        }
+    }
+    const auto slopes = [&](std::vector<double>& x, const std::vector<double>& gradient) {
+        for (std::size_t i = 0; i < x.size(); ++i) {
+            const double kept = x[i], h = 1e-5;
+            x[i] = kept + h;
+            const double above = given.objective();
+            x[i] = kept - h;
+            const double below = given.objective();
+            x[i] = kept;
+            CHECK(std::fabs((above - below) / (2 * h) - gradient[i]) < 1e-7);
+        }
+    };
+    slopes(given.edge, given.grad_edge);
+    slopes(given.src_gate, given.grad_src);
+    slopes(given.dst_gate, given.grad_dst);
+    slopes(given.values, given.grad_values);
+}
+
+template <typename T>
+void messages_do_not_depend_on_the_work_plan() {
+    for (std::int64_t width : {1, 33, 256, 300}) {
+        for (std::int64_t block : {3, 20, 64}) {  // 64: all nodes
+            Messages<T> alone(64, 500, width, block), together(64, 500, width, block);
+            Messages<T> by_feature(64, 500, width, block);
+            smoacs::cpu::set_num_threads(1);
+            alone.run();
+            smoacs::cpu::set_num_threads(5);
+            together.run();
+            CHECK(together.equals(alone));
+            const auto job = by_feature.job();
+            const auto gradient_job = by_feature.gradient_job();
+            const std::int64_t work = 64 * width;
+            for (std::int64_t i = 0; i < work; ++i) {
+                smoacs::gather_messages<1>(job, i / width, i % width, 1);
+            }
+            for (std::int64_t i = 0; i < work; ++i) {
+                smoacs::message_gradients_in<1>(gradient_job, i / width, i % width, 1);
+            }
+            for (std::int64_t i = 0; i < work; ++i) {
+                smoacs::message_gradients_out<1>(gradient_job, i / width, i % width, 1);
+            }
+            CHECK(by_feature.equals(alone));
+        }
+    }
+    smoacs::cpu::set_num_threads(0);
+}
+
+void graphs_without_edges_or_nodes() {
+    Messages<float> lonely(3, 0, 4, 3), nothing(0, 0, 4, 1);
+    lonely.run();
+    nothing.run();
+    for (float x : lonely.mean) CHECK(x == 0);
+    for (float x : lonely.grad_values) CHECK(x == 0);
+}
+
+void groups() {
+    std::vector<std::int64_t> group{2, 0, 2, 1}, rows(4), start(5);
+    smoacs::cpu::group_rows(group.data(), 4, 4, rows.data(), start.data());
+    CHECK((rows == std::vector<std::int64_t>{1, 3, 0, 2}));
+    CHECK((start == std::vector<std::int64_t>{0, 1, 2, 4, 4}));
+    for (std::int64_t wrong : {-1, 4}) {
+        group[1] = wrong;
+        bool refused = false;
+        try {
+            smoacs::cpu::group_rows(group.data(), 4, 4, rows.data(), start.data());
+        } catch (const std::invalid_argument&) {
+            refused = true;
+        }
+        CHECK(refused);
+    }
+}
+
+// --- Normalised SiLU -----------------------------------------------------------------------------
+
+void norms_follow_the_formula() {
+    const std::int64_t rows = 300;
+    for (std::int64_t n : {1, 31, 32, 33, 70}) {
+        for (bool standardize : {false, true}) {
+            const auto x = waves<double>(rows * n, 0), residual = waves<double>(rows * n, 1);
+            const auto weight = waves<double>(n, 2), bias = waves<double>(n, 3);
+            std::vector<double> out(rows * n), zeros(rows * n);
+            smoacs::cpu::norm_silu<double>({rows, n, standardize, 1e-5, x.data(), residual.data(),
+                                            weight.data(), bias.data(), out.data()});
+            const auto grad = waves<double>(rows * n, 4);
+            std::vector<double> grad_x(rows * n), sums(2 * 2 * n);
+            smoacs::NormGradientJob<double> job{
+                rows,          n,           standardize, 1e-5,          x.data(),
+                weight.data(), bias.data(), grad.data(), grad_x.data(), sums.data()};
+            CHECK(smoacs::n_chunks(job) == 2);
+            smoacs::cpu::norm_silu_backward(job);
+            std::vector<double> of_weight(n), of_bias(n);
+            for (std::int64_t r = 0; r < rows; ++r) {
+                double mean = 0, variance = 0;
+                for (std::int64_t c = 0; c < n; ++c) mean += x[r * n + c] / n;
+                for (std::int64_t c = 0; c < n; ++c)
+                    variance += std::pow(x[r * n + c] - mean, 2) / n;
+                for (std::int64_t c = 0; c < n; ++c) {
+                    const double z = standardize
+                                         ? (x[r * n + c] - mean) / std::sqrt(variance + 1e-5)
+                                         : x[r * n + c];
+                    const double u = z * weight[c] + bias[c];
+                    CHECK(std::fabs(out[r * n + c] - residual[r * n + c] - u * sigmoid(u)) < 1e-9);
+                    const double slope = grad[r * n + c] * smoacs::silu_slope(u);
+                    of_weight[c] += slope * z;
+                    of_bias[c] += slope;
+                    if (!standardize) {
+                        CHECK(std::fabs(grad_x[r * n + c] - slope * weight[c]) < 1e-10);
+                    }
+                }
+            }
+            for (std::int64_t c = 0; c < n; ++c) {
+                CHECK(std::fabs(sums[c] + sums[2 * n + c] - of_weight[c]) < 1e-8);
+                CHECK(std::fabs(sums[n + c] + sums[3 * n + c] - of_bias[c]) < 1e-8);
+            }
+            // A constant added to a row changes nothing.
+            for (std::int64_t r = 0; standardize && r < rows; ++r) {
+                double sum = 0;
+                for (std::int64_t c = 0; c < n; ++c) sum += grad_x[r * n + c];
+                CHECK(std::fabs(sum) < 1e-7);
+            }
+        }
+    }
+}
+
+// --- Tables --------------------------------------------------------------------------------------
+
+void tables_follow_polynomials() {
+    const std::int64_t knots = 9, n = 35;
+    std::vector<double> table, values{-5.0, 0.0, 0.3, 1.9, 4.0, 4.4, 8.0, 9.5};
+    for (std::int64_t k = 0; k < knots; ++k) {
+        for (std::int64_t c = 0; c < n; ++c) table.push_back(std::pow(0.5 * k, 5) * (c + 1));
+    }
+    const smoacs::TableJob<double> job{8, knots, n, 0.0, 0.5, table.data(), values.data()};
+    std::vector<double> out(8 * n), grad(8 * n, 1.0), slopes(8), grad_table(knots * n);
+    smoacs::cpu::interpolate(job, out.data());
+    smoacs::cpu::interpolate_backward(job, grad.data(), slopes.data());
+    for (int i = 0; i < 8; ++i) {
+        const double power = std::pow(values[i], 4), scale = 1 + std::fabs(values[i]) * power;
+        for (std::int64_t c = 0; c < n; ++c) {
+            CHECK(std::fabs(out[i * n + c] - values[i] * power * (c + 1)) < 1e-11 * n * scale);
+        }
+        CHECK(std::fabs(slopes[i] - 5 * power * n * (n + 1) / 2) < 1e-9 * n * n * scale);
+    }
+    // Weights of a row of the result add up to one.
+    std::vector<std::int64_t> first(8), order(8), start(knots + 1);
+    smoacs::cpu::first_knots(job, first.data());
+    smoacs::cpu::group_rows(first.data(), 8, knots, order.data(), start.data());
+    smoacs::cpu::table_backward(job, grad.data(), order.data(), start.data(), grad_table.data());
+    for (std::int64_t c = 0; c < n; ++c) {
+        double sum = 0;
+        for (std::int64_t k = 0; k < knots; ++k) sum += grad_table[k * n + c];
+        CHECK(std::fabs(sum - 8) < 1e-9);
+    }
+}
+
+}  // namespace
+
+int main() {
+    numbers();
+    messages_follow_the_formula();
+    messages_do_not_depend_on_the_work_plan<float>();
+    messages_do_not_depend_on_the_work_plan<double>();
+    graphs_without_edges_or_nodes();
+    groups();
+    norms_follow_the_formula();
+    tables_follow_polynomials();
+    return 0;
+}

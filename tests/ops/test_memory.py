@@ -1,0 +1,39 @@
+"""Freed memory stays with the process inside of kept_memory, and only there."""
+
+from __future__ import annotations
+
+import platform
+import resource
+import sys
+
+import pytest
+import torch
+
+from smoacs.ops import kept_memory
+
+GLIBC = platform.libc_ver()[0] == "glibc" and sys.platform == "linux"
+NUMBERS = 50_000_000 // 4
+
+
+def pages_fetched() -> int:
+    """Pages that the system had to hand out for one large array."""
+    before = resource.getrusage(resource.RUSAGE_SELF).ru_minflt
+    torch.empty(NUMBERS).fill_(1.0)
+    return resource.getrusage(resource.RUSAGE_SELF).ru_minflt - before
+
+
+@pytest.mark.skipif(not GLIBC, reason="other C libraries decide for themselves")
+def test_memory_is_fetched_once() -> None:
+    with kept_memory():
+        pages_fetched()
+        kept = pages_fetched()
+    pages_fetched()
+    assert kept < pages_fetched() / 4
+
+
+@pytest.mark.skipif(not GLIBC, reason="other C libraries decide for themselves")
+def test_an_error_ends_it_too() -> None:
+    with pytest.raises(RuntimeError, match="stop"), kept_memory():
+        raise RuntimeError("stop")
+    pages_fetched()
+    assert pages_fetched() > 0
