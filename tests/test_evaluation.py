@@ -25,6 +25,7 @@ from smoacs.evaluation import (
     summarise,
 )
 from smoacs.objectives import Custom, Minimize, ToleranceFactor, Window
+from smoacs.predictors.assessment import Assessment
 from smoacs.predictors.base import Graph
 from smoacs.templates import DesignSpace, from_structure, perovskite
 
@@ -242,6 +243,29 @@ def test_a_collapsed_cell_fails_alone() -> None:
     alone = evaluate(crystal())
     columns = ["band_gap", "formation_energy", "tolerance_factor", "min_distance"]
     assert table.loc[1, columns].tolist() == alone.loc[0, columns].tolist()
+
+
+class SelfCritic(AnalyticPredictor):
+    """Expects errors of a tenth and knows no cell beyond 6 Å."""
+
+    def assess(self, crystals: CrystalBatch, graph: Graph | None) -> Assessment:
+        values = self.predict(crystals, graph)
+        errors = {name: 0.1 * value.abs() for name, value in values.items()}
+        return Assessment(values, errors, {"size": crystals.volume > 6.0**3})
+
+
+def test_expected_errors_and_the_domain_have_columns() -> None:
+    flat = crystal(lattice=Lattice.from_parameters(6, 6, 0.01, 90, 90, 90))
+    wide, small = crystal(), crystal(lattice=Lattice.cubic(5.5))
+    table = evaluate(wide, small, flat, judge_=judge(predictors=[SelfCritic()]))
+    columns = ["band_gap", "formation_energy", "band_gap_std", "formation_energy_std", "in_domain"]
+    assert table.columns.tolist()[5:10] == columns
+    assert table["in_domain"].tolist() == [False, True, False]
+    for name in ("band_gap", "formation_energy"):
+        expected = 0.1 * table[name].abs()
+        np.testing.assert_allclose(table[f"{name}_std"], expected, rtol=1e-6)
+    plain = evaluate(wide, small, flat)
+    assert table[plain.columns].equals(plain)
 
 
 def test_results_do_not_depend_on_the_batches() -> None:

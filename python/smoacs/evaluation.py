@@ -22,8 +22,8 @@ from smoacs.optimizer import (
     SITES_PER_BATCH,
     batches,
     build_graphs,
-    predict_all,
 )
+from smoacs.predictors.assessment import assess, tabulate
 from smoacs.predictors.base import Predictor
 from smoacs.templates import DesignSpace
 
@@ -113,11 +113,13 @@ def evaluate_structures(
     -------
     DataFrame with n rows
         The columns of results.csv except ``structure_file``. A property that cannot be predicted
-        is nan; ``unique`` marks the first success of each kind.
+        is nan; ``unique`` marks the first success of each kind. Where the predictors know their
+        limits, ``PROPERTY_std`` is the expected error and ``in_domain`` whether their training
+        data speak for the crystal.
     """
     space = space.select(torch.tensor(candidates, dtype=torch.int64, device=space.device))
     crystals = CrystalBatch.from_structures(structures, dtype=torch.float64)
-    properties, values = _predict(crystals, space, judge)
+    predicted, values = _predict(crystals, space, judge)
     distances = min_distances(crystals)
     geometry = geometry_ok(crystals, space) & (distances >= MIN_DISTANCE)
     assignments = [neutral_assignment(structure, judge.oxidation) for structure in structures]
@@ -128,9 +130,9 @@ def evaluate_structures(
         "formula": [s.composition.reduced_formula for s in structures],
         "n_sites": [len(s) for s in structures],
         "template": [space.templates[t].name for t in space.template.tolist()],
-        **properties,
+        **{str(name): _double(column) for name, column in predicted.items()},
     }
-    for objective in sorted(judge.objectives, key=lambda o: o.name not in properties):
+    for objective in sorted(judge.objectives, key=lambda o: o.name not in columns):
         value = values[objective.name]
         columns.setdefault(objective.name, value)
         columns[f"{objective.name}_ok"] = _satisfied(objective, value)
@@ -174,6 +176,11 @@ def summarise(table: pd.DataFrame, judge: Judge) -> dict[str, Any]:
     }
 
 
+def _double(column: pd.Series) -> np.ndarray:
+    """Values of a column, numbers in double precision."""
+    return column.to_numpy(np.float64 if column.dtype.kind == "f" else None)
+
+
 def _ok_columns(judge: Judge) -> list[str]:
     return [name if name == "neutral" else f"{name}_ok" for name in judge.criteria]
 
@@ -184,25 +191,25 @@ def _satisfied(objective: Objective, values: np.ndarray) -> np.ndarray:
 
 def _predict(
     crystals: CrystalBatch, space: DesignSpace, judge: Judge
-) -> tuple[dict[str, np.ndarray], dict[str, np.ndarray]]:
-    """Properties and objective values by name, (n,) each; nan where a cell is collapsed."""
-    properties = {name: np.full(len(crystals), np.nan) for name in judge.properties}
+) -> tuple[pd.DataFrame, dict[str, np.ndarray]]:
+    """Predictions (n rows) and objective values by name (n,); nan where a cell is collapsed."""
     values = {o.name: np.full(len(crystals), np.nan) for o in judge.objectives}
     sound = crystals.volume / crystals.n_sites > MIN_VOLUME_PER_SITE
     members = torch.nonzero(sound).flatten()
+    parts = []
     with torch.no_grad():
         for batch in batches(members, crystals.n_sites, judge.sites_per_batch):
             part = crystals.select(batch).to(space.device, space.dtype)
             part_space = space.select(batch.to(space.device))
-            predicted = predict_all(judge.predictors, part, build_graphs(judge.predictors, part))
+            assessment = assess(judge.predictors, part, build_graphs(judge.predictors, part))
+            parts.append((batch, assessment))
             weights = pattern_weights(part, part_space)
-            design = Design(part, weights, part_space, predicted)
-            rows = batch.numpy()
-            for name, column in properties.items():
-                column[rows] = predicted[name].double().cpu().numpy()
+            design = Design(part, weights, part_space, assessment.values)
             for objective in judge.objectives:
-                values[objective.name][rows] = objective.value(design).double().cpu().numpy()
-    return properties, values
+                value = objective.value(design).double().cpu()
+                values[objective.name][batch.numpy()] = value.numpy()
+    table = tabulate(parts, len(crystals), judge.properties)
+    return table.drop(columns="outside", errors="ignore"), values
 
 
 def pattern_weights(crystals: CrystalBatch, space: DesignSpace) -> Tensor:

@@ -56,6 +56,40 @@ def test_a_sample_of_test_crystals_has_the_error_of_the_card(shared, card):
         )
 
 
+@pytest.mark.external
+def test_its_domain_holds_real_crystals_and_no_squeezed_or_random_ones(shared):
+    rows = [
+        row
+        for row in read_records(shared / "data" / "mp_structures.jsonl.xz")
+        if row["split"] == "test"
+    ][::10]
+    real = [Structure(cell_matrix(row), row["species"], row["frac_coords"]) for row in rows]
+    rng = np.random.default_rng(0)
+    strange = {
+        kind: [Structure(s.lattice.scale(f * s.volume), s.species, s.frac_coords) for s in real]
+        for kind, f in (("squeezed", 0.5), ("stretched", 2.5))
+    }
+    strange["random"] = [Structure(s.lattice, s.species, rng.random((len(s), 3))) for s in real]
+    table = predict(real, NAME)
+    assert table["in_domain"].mean() >= 0.95
+    for kind, structures in strange.items():
+        assert predict(structures, NAME)["in_domain"].mean() <= 0.1, kind
+    labels = np.array([row["band_gap"] for row in rows])
+    errors = np.abs(table["band_gap"].to_numpy() - labels)
+    certain = table["band_gap_std"] < table["band_gap_std"].median()
+    assert errors[certain].mean() < 0.3 * errors[~certain].mean()
+
+
+def test_its_expected_errors_are_calibrated(card):
+    for name, ranks in (("formation_energy", 0.2), ("band_gap", 0.6)):
+        report = card.training["expected_errors_on_test"][name]
+        assert report["rank_correlation"] >= ranks
+        assert 0.6 <= report["within_1"] <= 0.9
+        assert report["within_2"] >= 0.9
+        for fifth in report["fifths"]:
+            assert fifth["expected"] == pytest.approx(fifth["true"], rel=0.5)
+
+
 def test_it_stays_finite_far_from_any_real_crystal():
     """The design loop asks about squeezed, stretched and skewed cells of any elements."""
     rng = np.random.default_rng(0)

@@ -25,7 +25,7 @@ def pairs(src: torch.Tensor, dst: torch.Tensor) -> list[tuple[int, int]]:
 
 
 def test_a_batch_is_the_graph_of_its_crystals(crystals, monkeypatch):
-    monkeypatch.setattr("smoacs.training.graphs.CRYSTALS_PER_BUILD", 5)
+    monkeypatch.setattr("smoacs.training.data.PORTION", 5)
     packed = PackedGraphs.build(crystals, SPEC)
     chosen = torch.tensor([17, 3, 4, 11, 3])
     batch = packed.batch(chosen)

@@ -175,6 +175,21 @@ def test_checkpoint_of_another_configuration_is_refused(raw_config, write_config
         other.restore(tmp_path)
 
 
+def test_checkpoints_from_before_an_entry_existed_are_continued(raw_config, write_config, tmp_path):
+    trainer = make_trainer(raw_config, write_config)
+    run(trainer, 1)
+    trainer.save(tmp_path)
+    state = torch.load(tmp_path / "checkpoint.pt", weights_only=True)
+    del state["config"]["model"]["family"], state["config"]["patience"]
+    torch.save(state, tmp_path / "checkpoint.pt")
+    again = make_trainer(raw_config, write_config)
+    again.restore(tmp_path)
+    assert again.epoch == 1
+    other = make_trainer(raw_config | {"patience": 7}, write_config)
+    with pytest.raises(ValueError, match="other values of patience"):
+        other.restore(tmp_path)
+
+
 def test_early_stopping_and_best_weights(raw_config, write_config):
     raw_config |= {"epochs": 50, "patience": 2, "optimizer": {"learning_rate": 1e-9}}
     trainer = make_trainer(raw_config, write_config)

@@ -7,14 +7,15 @@ import json
 import numpy as np
 import pytest
 import torch
+from pymatgen.core import Structure
 from rich.console import Console
 
-from smoacs.predictors import load
+from smoacs.predictors import load, predict
 from smoacs.predictors.base import Graph
 from smoacs.predictors.crystalformer_predictor import CrystalformerPredictor
-from smoacs.predictors.weights import load_bundle
+from smoacs.predictors.weights import load_bundle, save_bundle
 from smoacs.testing import check_predictor
-from smoacs.training import train
+from smoacs.training import add_reliability, train
 from smoacs.training.config import load_config
 from smoacs.training.data import load_crystals
 from smoacs.training.loop import Trainer
@@ -46,9 +47,11 @@ def test_a_run_leaves_a_model_with_a_truthful_card(raw_config, write_config, con
     assert training["crystals"] == {"train": 16, "val": 4, "test": 4}
     assert training["strained_copies"] == 16
     assert training["mean_absolute_error"] == result.errors
-    volume = training["trained_on"]["volume_per_atom_A3"]
-    assert 9 < volume["0.001"] < volume["0.5"] < volume["0.999"] < 98
-    assert training["trained_on"]["shortest_bond_A"]["0.001"] > 2
+    low, high = card.domain.volume
+    assert 0.2 < low < high < 20
+    assert 0.3 < card.domain.contact < 2
+    assert card.domain.atomic_volumes == {}  # no element in 20 crystals
+    assert tensors["reliability.weight"].shape == (2, 16)
     predictions = table(tmp_path / "run" / "test_predictions.csv")
     for name, labelled in (
         ("formation_energy", 4),
@@ -113,6 +116,47 @@ def test_another_run_is_not_overwritten(raw_config, write_config, console):
     with pytest.raises(ValueError, match="other values of batch_size"):
         train(write_config(raw_config | {"epochs": 1, "batch_size": 3}), console=console)
     assert card.read_bytes() == before
+
+
+def test_reliability_can_be_added_later(raw_config, write_config, console, tmp_path):
+    path = write_config(raw_config)
+    trained = train(path, console=console).card
+    card, tensors = load_bundle(trained)
+    bare = save_bundle(
+        tmp_path / "bare",
+        network(tensors),
+        **card.model_dump(include={"name", "architecture", "training"}),
+        graph=card.graph,
+        properties=card.properties,
+        elements=card.elements,
+    )
+    assert "band_gap_std" not in predict(salts(), str(bare))
+    added = add_reliability(bare, path, tmp_path / "added")
+    again, found = load_bundle(added)
+    assert again.domain == card.domain
+    assert again.training == card.training
+    assert found.keys() == tensors.keys()
+    for name, tensor in found.items():
+        torch.testing.assert_close(tensor, tensors[name], rtol=1e-3, atol=1e-5)
+    assert (predict(salts(), str(added))["band_gap_std"] > 0).all()
+    raw_config["targets"].reverse()
+    with pytest.raises(ValueError, match="trains other properties than those of toy"):
+        add_reliability(bare, write_config(raw_config), tmp_path / "other")
+
+
+def network(tensors: dict[str, torch.Tensor]) -> torch.nn.Module:
+    """A module with these tensors but those of the reliability."""
+    holder = torch.nn.Module()
+    state = {k: v for k, v in tensors.items() if not k.startswith("reliability.")}
+    holder.state_dict = lambda: state
+    return holder
+
+
+def salts() -> list[Structure]:
+    return [
+        Structure(np.eye(3) * size, ["Na", "Cl"], [[0, 0, 0], [0.5, 0.5, 0.5]])
+        for size in (3.4, 3.6)
+    ]
 
 
 def test_data_without_a_test_split(raw_config, write_config, console, rows, jsonl):

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
-from typing import Any, ClassVar, Self
+from typing import Any, ClassVar, Self, cast
 
 import torch
 from torch import Tensor, nn
@@ -12,8 +12,11 @@ from torch import Tensor, nn
 from smoacs.chemistry.elements import atomic_number
 from smoacs.crystals import CrystalBatch
 from smoacs.ops import edge_vectors
+from smoacs.predictors.assessment import Assessment
 from smoacs.predictors.base import Graph, GraphSpec, Property
+from smoacs.predictors.last_layer import inputs_of
 from smoacs.predictors.layers import linear
+from smoacs.predictors.reliability import Reliability, split_state
 from smoacs.predictors.weights import ModelCard, load_strictly
 
 
@@ -35,6 +38,9 @@ class NetworkPredictor(ABC):
     minima : mapping from str to float
         Physical lower bounds by property; predictions are clipped there.
     """
+
+    reliability: Reliability | None = None
+    """Set where the weights come with it; the network's ``readout`` is then its last layer."""
 
     def __init__(
         self,
@@ -68,6 +74,15 @@ class NetworkPredictor(ABC):
             values[name] = values[name].clamp(min=minimum)
         return values
 
+    def assess(self, crystals: CrystalBatch, graph: Graph | None) -> Assessment:
+        """Predict all properties of a batch of discrete crystals and assess the predictions."""
+        if self.reliability is None or graph is None:
+            return Assessment(self.predict(crystals, graph), {}, {})
+        with inputs_of(cast("nn.Module", self.network.readout)) as seen:
+            values = self.predict(crystals, graph)
+        (features,) = seen
+        return self.reliability.assess(values, features, crystals, graph.neighbors)
+
     @abstractmethod
     def _outputs(
         self, features: Tensor, vectors: Tensor, graph: Graph, crystals: CrystalBatch
@@ -80,6 +95,8 @@ class NetworkPredictor(ABC):
         """Move the weights to a device or floating-point type and return the predictor."""
         self.network.to(device=device, dtype=dtype)
         self._table = self._table.to(device=device, dtype=dtype)
+        if self.reliability is not None:
+            self.reliability.errors.to(device=device, dtype=dtype)
         return self
 
 
@@ -106,8 +123,9 @@ class BundledPredictor(NetworkPredictor):
             network = cls._build(arguments)
         except (TypeError, KeyError) as error:
             raise ValueError(f"the card of {card.name} describes no {cls.kind}: {error}") from error
+        state, reliability = split_state(state, card.domain)
         load_strictly(network, state, f"{card.name}.safetensors")
-        return cls(  # type: ignore[call-arg]
+        predictor = cls(  # type: ignore[call-arg]
             card.name,
             network,
             properties=[Property(p.name, p.unit, p.low, p.high) for p in card.properties],
@@ -115,6 +133,8 @@ class BundledPredictor(NetworkPredictor):
             elements=frozenset(atomic_number(symbol) for symbol in card.elements),
             minima={p.name: p.minimum for p in card.properties if p.minimum is not None},
         )
+        predictor.reliability = reliability
+        return predictor
 
     @classmethod
     @abstractmethod

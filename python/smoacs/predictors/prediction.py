@@ -11,6 +11,7 @@ from torch import Tensor
 
 from smoacs.chemistry.elements import symbol
 from smoacs.crystals import N_ELEMENTS, CrystalBatch
+from smoacs.predictors.assessment import assess, tabulate
 from smoacs.predictors.base import Graph, Predictor
 from smoacs.predictors.registry import load
 
@@ -42,8 +43,10 @@ def predict(
     Returns
     -------
     DataFrame
-        One row per structure in the given order, one column per property in its unit. A row is
-        NaN, with a warning, if the crystal holds an element that the predictor does not know.
+        One row per structure in the given order, one column per property in its unit. A predictor
+        that knows its limits adds columns ``PROPERTY_std``, the expected error; ``in_domain``,
+        whether its training data speak for the crystal; and ``outside``, why not. A row is NaN,
+        with a warning, if the crystal holds an element that the predictor does not know.
 
     Raises
     ------
@@ -51,21 +54,17 @@ def predict(
         If there is no structure, a structure cannot be described, or the batch size is not
         positive.
     """
-    import pandas as pd
-
     if batch_size < 1:
         raise ValueError(f"batch_size must be at least 1, got {batch_size}")
     model = load(predictor) if isinstance(predictor, str) else predictor
     model = model.to(device)
     crystals = _crystals(structures)
-    columns = {p.name: torch.full((len(crystals),), torch.nan) for p in model.properties}
+    parts = []
     for members in _known(crystals, model).split(batch_size):
-        with torch.no_grad():
-            batch = crystals.select(members).to(device)
-            values = model.predict(batch, Graph.build(batch, model.graph) if model.graph else None)
-        for name, column in columns.items():
-            column[members] = values[name].to("cpu", column.dtype)
-    return pd.DataFrame({name: column.numpy() for name, column in columns.items()})
+        batch = crystals.select(members).to(device)
+        graphs = {model.graph: Graph.build(batch, model.graph)} if model.graph else {}
+        parts.append((members, assess([model], batch, graphs)))
+    return tabulate(parts, len(crystals), [p.name for p in model.properties])
 
 
 def _crystals(structures: Sequence[Structure] | Sequence[Atoms]) -> CrystalBatch:

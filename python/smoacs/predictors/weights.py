@@ -22,6 +22,8 @@ from torch import Tensor, nn
 from torch.serialization import get_unsafe_globals_in_checkpoint, safe_globals
 
 from smoacs.predictors.base import GraphSpec
+from smoacs.predictors.domain import Domain
+from smoacs.predictors.reliability import Reliability
 
 
 class _Section(BaseModel):
@@ -57,6 +59,8 @@ class ModelCard(_Section):
         training belongs into the weights of the last layer.
     elements : tuple of str
         Symbols of the elements in the training data.
+    domain : Domain or None
+        Limits of the training data.
     training : dict
         Data, licence, split, errors, seed and whatever else tells how the weights came about.
     sha256 : str
@@ -68,6 +72,7 @@ class ModelCard(_Section):
     graph: GraphSpec
     properties: Annotated[tuple[PropertyCard, ...], Field(min_length=1)]
     elements: Annotated[tuple[str, ...], Field(min_length=1)]
+    domain: Domain | None = None
     training: dict[str, Any]
     sha256: str
 
@@ -247,25 +252,25 @@ def save_bundle(
     properties: tuple[PropertyCard, ...],
     elements: tuple[str, ...],
     training: Mapping[str, Any],
+    reliability: Reliability | None = None,
 ) -> Path:
     """Write ``NAME.safetensors`` and ``NAME.json`` into a folder; return the card's path.
 
-    The arguments are the fields of :class:`ModelCard`.
+    The arguments are the fields of :class:`ModelCard`; ``reliability`` goes into both files.
     """
     from safetensors.torch import save
 
     folder = Path(folder)
     folder.mkdir(parents=True, exist_ok=True)
-    tensors = {
-        key: value.detach().cpu().contiguous() for key, value in network.state_dict().items()
-    }
-    content = save(tensors)
+    tensors = network.state_dict() | (reliability.state() if reliability else {})
+    content = save({key: value.detach().cpu().contiguous() for key, value in tensors.items()})
     card = ModelCard(
         name=name,
         architecture=dict(architecture),
         graph=graph,
         properties=properties,
         elements=elements,
+        domain=reliability.domain if reliability else None,
         training=dict(training),
         sha256=hashlib.sha256(content).hexdigest(),
     )

@@ -1,5 +1,5 @@
-"""Train an ALIGNN on one's own data: ``smoacs train CONFIG.yaml``."""
+"""Train a network on one's own data: ``smoacs train CONFIG.yaml``."""
 
-from smoacs.training.run import TrainingResult, train
+from smoacs.training.run import TrainingResult, add_reliability, train
 
-__all__ = ["TrainingResult", "train"]
+__all__ = ["TrainingResult", "add_reliability", "train"]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict
 from importlib.metadata import version
 from pathlib import Path
@@ -10,46 +11,45 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from smoacs.predictors.weights import PropertyCard, save_bundle
+from smoacs.chemistry.elements import symbol
+from smoacs.predictors.reliability import Reliability
+from smoacs.predictors.weights import ModelCard, PropertyCard, save_bundle
 from smoacs.training.config import TrainingConfig
-from smoacs.training.data import LabelledCrystals
-from smoacs.training.graphs import PackedGraphs
-from smoacs.training.loop import Trainer, result_config
-
-ELEMENT_COUNT_FOR_TRUST = 20
-"""Elements in fewer training crystals are named in the card as hardly known."""
+from smoacs.training.data import LabelledCrystals, TrainingData
+from smoacs.training.loop import Network, Trainer, result_config
+from smoacs.training.outcome import Outcome, mean_absolute_errors
+from smoacs.training.reliability import calibration
 
 
 def write_bundle(
-    folder: Path,
     trainer: Trainer,
-    crystals: dict[str, LabelledCrystals],
-    copies: int,
-    errors: dict[str, dict[str, float]],
+    network: Network,
+    data: TrainingData,
+    outcomes: Mapping[str, Outcome],
+    reliability: Reliability,
 ) -> Path:
-    """Write ``NAME.safetensors`` and ``NAME.json`` of the best weights; return the card's path.
+    """Write ``NAME.safetensors`` and ``NAME.json`` of a run; return the card's path.
 
     Parameters
     ----------
-    folder : Path
     trainer : Trainer
-    crystals : dict of LabelledCrystals
-        By split, without strained copies.
-    copies : int
-        Number of strained copies trained on.
-    errors : dict
-        Mean absolute error by split and target, of the weights that are written.
+    network : Network
+        The best weights, with outputs in the targets' units.
+    data : TrainingData
+    outcomes : mapping from split to Outcome
+        Of this network.
+    reliability : Reliability
+        Of this network.
     """
-    config, network = trainer.config, trainer.export()
-    train = crystals["train"]
+    config, crystals = trainer.config, data.parts
     return save_bundle(
-        folder,
+        config.output,
         network,
         name=config.name,
         architecture={"kind": config.model.family, **asdict(network.config)},
         graph=config.graph.spec(),
-        properties=_properties(config, train),
-        elements=_symbols(np.unique(train.atomic_numbers)),
+        properties=_properties(config, crystals["train"]),
+        elements=_symbols(np.unique(crystals["train"].atomic_numbers)),
         training={
             "origin": config.origin,
             "licence": config.licence,
@@ -61,17 +61,49 @@ def write_bundle(
                 }
                 for column, target in enumerate(config.targets)
             },
-            "strained_copies": copies,
-            "mean_absolute_error": errors,
+            "strained_copies": data.copies,
+            "mean_absolute_error": mean_absolute_errors(config, outcomes),
             "mean_absolute_deviation_of_test_labels": _deviations(config, crystals),
-            "trained_on": _ranges(train, trainer.graphs["train"]),
-            "rare_elements": _rare_elements(train),
             "epochs": trainer.epoch,
             "best_epoch": trainer.best_epoch,
             "configuration": result_config(config),
             "versions": {name: version(name) for name in ("torch", "numpy")},
+            **_expected_errors(reliability, outcomes, [t.name for t in config.targets]),
         },
+        reliability=reliability,
     )
+
+
+def add_to_bundle(
+    folder: Path | str,
+    card: ModelCard,
+    network: Network,
+    reliability: Reliability,
+    outcomes: Mapping[str, Outcome],
+) -> Path:
+    """Write a model again, with its reliability; return the new card's path."""
+    names = [p.name for p in card.properties]
+    return save_bundle(
+        folder,
+        network,
+        name=card.name,
+        architecture=card.architecture,
+        graph=card.graph,
+        properties=card.properties,
+        elements=card.elements,
+        training=card.training | _expected_errors(reliability, outcomes, names),
+        reliability=reliability,
+    )
+
+
+def _expected_errors(
+    reliability: Reliability, outcomes: Mapping[str, Outcome], names: Sequence[str]
+) -> dict[str, Any]:
+    if "test" not in outcomes:
+        return {}
+    test = outcomes["test"]
+    expected = reliability.errors(test.features)
+    return {"expected_errors_on_test": calibration(names, test.errors, expected)}
 
 
 def _properties(config: TrainingConfig, train: LabelledCrystals) -> tuple[PropertyCard, ...]:
@@ -99,30 +131,5 @@ def _deviations(
     }
 
 
-def _ranges(train: LabelledCrystals, graphs: PackedGraphs) -> dict[str, Any]:
-    """Size, density and closest contacts in training: inside, predictions interpolate."""
-    volume = np.abs(np.linalg.det(train.lattice)) / train.n_sites
-    lengths = graphs.vectors.norm(dim=1).cpu().numpy()
-    shortest = np.minimum.reduceat(lengths, graphs.edge_ptr[:-1].cpu().numpy())
-    return {
-        "max_sites": int(train.n_sites.max()),
-        "volume_per_atom_A3": _quantiles(volume),
-        "shortest_bond_A": _quantiles(shortest),
-    }
-
-
-def _quantiles(values: NDArray[np.floating]) -> dict[str, float]:
-    return {str(q): round(float(np.quantile(values, q)), 3) for q in (0.001, 0.5, 0.999)}
-
-
-def _rare_elements(train: LabelledCrystals) -> list[str]:
-    owner = np.repeat(np.arange(len(train)), train.n_sites)
-    present = np.unique(np.stack([owner, train.atomic_numbers]), axis=1)[1]
-    numbers, counts = np.unique(present, return_counts=True)
-    return list(_symbols(numbers[counts < ELEMENT_COUNT_FOR_TRUST]))
-
-
 def _symbols(numbers: NDArray[np.int64]) -> tuple[str, ...]:
-    from pymatgen.core.periodic_table import Element
-
-    return tuple(Element.from_Z(int(z)).symbol for z in numbers)
+    return tuple(symbol(int(z)) for z in numbers)

@@ -27,6 +27,7 @@ from smoacs.training.config import (
     TrainingConfig,
 )
 
+PORTION = 512
 SPLITS = ("train", "val", "test")
 EV_PER_CUBIC_ANGSTROM_IN_GPA = 160.21766208
 MODULUS_RANGE_GPA = (1.0, 600.0)
@@ -82,6 +83,11 @@ class LabelledCrystals:
             split=self.split[indices],
         )
 
+    def parts(self) -> Iterator[LabelledCrystals]:
+        """The crystals in portions that fit into memory with their graphs."""
+        for start in range(0, len(self), PORTION):
+            yield self.select(np.arange(start, min(start + PORTION, len(self))))
+
     def batch(self) -> CrystalBatch:
         """The crystals as a float64 batch, without labels."""
         composition = torch.zeros(len(self.atomic_numbers), N_ELEMENTS, dtype=torch.float64)
@@ -92,6 +98,40 @@ class LabelledCrystals:
             composition,
             torch.from_numpy(self.ptr),
         )
+
+
+@dataclass(frozen=True)
+class TrainingData:
+    """The crystals of a training run.
+
+    Attributes
+    ----------
+    parts : dict of LabelledCrystals
+        By split, as they were read.
+    learned : LabelledCrystals
+        Those of the split ``train``, then their strained copies.
+    """
+
+    parts: dict[str, LabelledCrystals]
+    learned: LabelledCrystals
+
+    @classmethod
+    def load(cls, config: TrainingConfig) -> TrainingData:
+        """Read the crystals of a configuration; raises what :func:`load_crystals` does."""
+        crystals = load_crystals(config)
+        parts = {name: crystals.select(np.flatnonzero(crystals.split == name)) for name in SPLITS}
+        train, strain = parts["train"], config.strained_copies
+        if strain is None:
+            return cls(parts, train)
+        names = [target.name for target in config.targets]
+        columns = [names.index(energy) for energy in strain.energies]
+        copies = strained_copies(train, strain, columns, config.seed)
+        return cls(parts, concatenate([train, copies]))
+
+    @property
+    def copies(self) -> int:
+        """Number of strained copies."""
+        return len(self.learned) - len(self.parts["train"])
 
 
 def load_crystals(config: TrainingConfig) -> LabelledCrystals:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from dataclasses import dataclass, fields
 
-import numpy as np
 import torch
 from torch import Tensor
 
@@ -12,8 +11,6 @@ from smoacs.crystals import ragged_rows
 from smoacs.ops import edge_vectors
 from smoacs.predictors.base import Graph, GraphSpec
 from smoacs.training.data import LabelledCrystals
-
-CRYSTALS_PER_BUILD = 512
 
 
 @dataclass(frozen=True)
@@ -75,13 +72,7 @@ class PackedGraphs:
     @classmethod
     def build(cls, crystals: LabelledCrystals, spec: GraphSpec) -> PackedGraphs:
         """Build the graphs once; their geometry does not change in training."""
-        parts = [
-            _build_part(crystals.select(indices), spec)
-            for indices in np.split(
-                np.arange(len(crystals)),
-                range(CRYSTALS_PER_BUILD, len(crystals), CRYSTALS_PER_BUILD),
-            )
-        ]
+        parts = [_build_part(part, spec) for part in crystals.parts()]
         vectors, ends, edge_counts, line_ends, line_counts = zip(*parts, strict=True)
         return cls(
             atomic_numbers=torch.from_numpy(crystals.atomic_numbers),

@@ -22,6 +22,7 @@ from smoacs.predictors.crystalformer_terms import LatticeTerms
 from smoacs.training.config import ALIGNNModelConfig, CrystalformerModelConfig, TrainingConfig
 from smoacs.training.graphs import GraphBatch, PackedGraphs
 from smoacs.training.scaling import TargetScale, mean_absolute_errors
+from smoacs.yaml_files import checked
 
 CHECKPOINT = "checkpoint.pt"
 EVALUATION_BATCH = 256
@@ -184,13 +185,7 @@ class Trainer:
 
     def predict(self, model: Network, graphs: PackedGraphs) -> Tensor:
         """Predictions (C, P) in the targets' units for graphs on the trainer's device."""
-        model.eval()
-        with torch.no_grad():
-            outputs = [
-                apply(model, graphs.batch(indices), self.atom_features)
-                for indices in torch.arange(len(graphs), device=self.device).split(EVALUATION_BATCH)
-            ]
-        return self.scale.to_units(torch.cat(outputs))
+        return self.scale.to_units(run_network(model, graphs, self.atom_features))
 
     def export(self) -> Network:
         """The best averaged network, with outputs in the targets' units."""
@@ -198,7 +193,7 @@ class Trainer:
         with torch.no_grad():
             model.readout.weight.mul_(self.scale.std[:, None])
             model.readout.bias.mul_(self.scale.std).add_(self.scale.mean)
-        return model.cpu().eval()
+        return model.eval()
 
     def save(self, folder: Path) -> None:
         """Write the checkpoint, replacing the previous one in one step."""
@@ -229,8 +224,8 @@ class Trainer:
         """
         path = folder / CHECKPOINT
         state = torch.load(path, map_location=self.device, weights_only=True)
-        wanted = result_config(self.config)
-        changed = sorted(key for key in wanted if wanted[key] != state["config"].get(key))
+        wanted, made = result_config(self.config), _completed(state["config"])
+        changed = sorted(key for key in wanted if wanted[key] != made.get(key))
         if changed:
             raise ValueError(
                 f"{path} was made with other values of {', '.join(changed)}; choose another "
@@ -299,6 +294,25 @@ def apply(model: Network, batch: GraphBatch, atom_features: Tensor) -> Tensor:
         SimpleNamespace(src=batch.line_src, dst=batch.line_dst),
         batch.site_ptr,
     )
+
+
+def _completed(entries: dict[str, Any]) -> dict[str, Any]:
+    """Stored entries of :func:`result_config` with those that have become known since.
+
+    An entry that a checkpoint does not have counts as its default.
+    """
+    sources = [{"path": ".", **source} for source in entries["data"]["structures"]]
+    data = entries["data"] | {"structures": sources}
+    return result_config(checked(TrainingConfig, entries | {"output": ".", "data": data}))
+
+
+@torch.no_grad()
+def run_network(model: Network, graphs: PackedGraphs, atom_features: Tensor) -> Tensor:
+    """Outputs (C, P) of a network for all graphs, in evaluation mode."""
+    model.eval()
+    indices = torch.arange(len(graphs), device=atom_features.device)
+    chunks = indices.split(EVALUATION_BATCH)
+    return torch.cat([apply(model, graphs.batch(chunk), atom_features) for chunk in chunks])
 
 
 def result_config(config: TrainingConfig) -> dict[str, Any]:

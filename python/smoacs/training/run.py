@@ -8,7 +8,6 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import torch
 import yaml
 from rich.console import Console
@@ -23,18 +22,14 @@ from rich.progress import (
 
 from smoacs.ops import kept_memory
 from smoacs.predictors.element_features import cgcnn_table
-from smoacs.training.card import write_bundle
+from smoacs.predictors.reliability import split_state
+from smoacs.predictors.weights import load_bundle, load_strictly
+from smoacs.training.card import add_to_bundle, write_bundle
 from smoacs.training.config import TrainingConfig, load_config
-from smoacs.training.data import (
-    SPLITS,
-    LabelledCrystals,
-    concatenate,
-    load_crystals,
-    strained_copies,
-)
+from smoacs.training.data import TrainingData
 from smoacs.training.graphs import PackedGraphs
-from smoacs.training.loop import CHECKPOINT, CPU, EpochReport, Trainer
-from smoacs.training.scaling import mean_absolute_errors
+from smoacs.training.loop import CHECKPOINT, CPU, EpochReport, Network, Trainer, new_model
+from smoacs.training.outcome import Outcome, fit_reliability, mean_absolute_errors
 
 
 @dataclass(frozen=True)
@@ -80,16 +75,9 @@ def train(
     """
     console = console or Console(stderr=True)
     config = load_config(config_path)
-    crystals = load_crystals(config)
-    parts = {split: crystals.select(np.flatnonzero(crystals.split == split)) for split in SPLITS}
-    copies = _copies(config, parts["train"])
-    learned = concatenate([parts["train"], *copies])
-    with console.status(f"building the graphs of {len(crystals)} crystals"):
-        spec = config.graph.spec()
-        graphs = {
-            "train": PackedGraphs.build(learned, spec),
-            "val": PackedGraphs.build(parts["val"], spec),
-        }
+    data = TrainingData.load(config)
+    with console.status("building the graphs of all crystals"):
+        graphs = _graphs(config, data)
     trainer = Trainer(config, graphs, cgcnn_table(), device)
     config.output.mkdir(parents=True, exist_ok=True)
     if (config.output / CHECKPOINT).exists():
@@ -97,26 +85,66 @@ def train(
         console.print(f"continuing {config.output} after epoch {trainer.epoch}")
     (config.output / "config.yaml").write_text(yaml.safe_dump(config.model_dump(mode="json")))
     _run_epochs(trainer, console)
-    held_out = {"val": trainer.graphs["val"]}
-    if len(parts["test"]) > 0:
-        held_out["test"] = PackedGraphs.build(parts["test"], spec).to(device)
-        _write_predictions(trainer, parts["test"].ids, held_out["test"])
-    errors = {split: _errors(trainer, part) for split, part in held_out.items()}
-    card = write_bundle(
-        config.output, trainer, parts, copies=len(learned) - len(parts["train"]), errors=errors
-    )
+    network = trainer.export()
+    outcomes = _outcomes(config, network, trainer.graphs)
+    if "test" in outcomes:
+        _write_predictions(config, data.parts["test"].ids, outcomes["test"])
+    reliability = fit_reliability(config, data, outcomes)
+    card = write_bundle(trainer, network, data, outcomes, reliability)
+    errors = mean_absolute_errors(config, outcomes)
     for split, values in errors.items():
         console.print(f"{split}: " + _sentence(values, config))
     console.print(f"model written to {card}")
     return TrainingResult(card, errors)
 
 
-def _copies(config: TrainingConfig, crystals: LabelledCrystals) -> list[LabelledCrystals]:
-    if config.strained_copies is None:
-        return []
-    names = [target.name for target in config.targets]
-    columns = [names.index(energy) for energy in config.strained_copies.energies]
-    return [strained_copies(crystals, config.strained_copies, columns, config.seed)]
+def add_reliability(model: str | Path, config_path: str | Path, folder: str | Path) -> Path:
+    """Give a model that was trained without them expected errors and a domain.
+
+    Parameters
+    ----------
+    model : str or Path
+        Name of a bundled model, or path of a model's card.
+    config_path : str or Path
+        Configuration that it was trained with.
+    folder : str or Path
+        Where the model goes, with its weights unchanged.
+
+    Returns
+    -------
+    Path
+        The new card.
+
+    Raises
+    ------
+    ValueError, FileNotFoundError
+        If the model or the configuration is bad, or they do not belong together.
+    """
+    config = load_config(config_path)
+    card, state = load_bundle(model)
+    if [p.name for p in card.properties] != [target.name for target in config.targets]:
+        raise ValueError(f"{config_path} trains other properties than those of {card.name}")
+    data = TrainingData.load(config)
+    network = new_model(config, cgcnn_table().shape[1])
+    load_strictly(network, split_state(state, card.domain)[0], card.name)
+    outcomes = _outcomes(config, network, _graphs(config, data))
+    return add_to_bundle(folder, card, network, fit_reliability(config, data, outcomes), outcomes)
+
+
+def _graphs(config: TrainingConfig, data: TrainingData) -> dict[str, PackedGraphs]:
+    """Graphs by split, where ``train`` has the strained copies as well; no empty split."""
+    crystals = data.parts | {"train": data.learned}
+    spec = config.graph.spec()
+    return {name: PackedGraphs.build(part, spec) for name, part in crystals.items() if len(part)}
+
+
+def _outcomes(
+    config: TrainingConfig, network: Network, graphs: dict[str, PackedGraphs]
+) -> dict[str, Outcome]:
+    features = cgcnn_table().to(graphs["train"].targets.device)
+    return {
+        split: Outcome.of(network, part, features, config.targets) for split, part in graphs.items()
+    }
 
 
 def _run_epochs(trainer: Trainer, console: Console) -> None:
@@ -140,26 +168,15 @@ def _run_epochs(trainer: Trainer, console: Console) -> None:
             console.print(_epoch_line(report, config))
 
 
-def _errors(trainer: Trainer, graphs: PackedGraphs) -> dict[str, float]:
-    """Errors of the best weights by target; targets without a label are left out."""
-    errors = mean_absolute_errors(trainer.predict(trainer.best, graphs), graphs.targets)
-    return {
-        target.name: float(error)
-        for target, error in zip(trainer.config.targets, errors, strict=True)
-        if torch.isfinite(error)
-    }
-
-
-def _write_predictions(trainer: Trainer, ids: Sequence[str], graphs: PackedGraphs) -> None:
-    names = [target.name for target in trainer.config.targets]
+def _write_predictions(config: TrainingConfig, ids: Sequence[str], test: Outcome) -> None:
+    names = [target.name for target in config.targets]
     columns = ["id", *names, *(f"{name}_predicted" for name in names)]
-    predictions = trainer.predict(trainer.best, graphs).tolist()
     _write_table(
-        trainer.config.output / "test_predictions.csv",
+        config.output / "test_predictions.csv",
         [
             dict(zip(columns, [name, *labels, *predicted], strict=True))
             for name, labels, predicted in zip(
-                ids, graphs.targets.tolist(), predictions, strict=True
+                ids, test.targets.tolist(), test.predictions.tolist(), strict=True
             )
         ],
     )
