@@ -3,6 +3,7 @@
 #include <algorithm>
 #include <stdexcept>
 
+#include "core/line_graph_steps.h"
 #include "cpu/threads.h"
 
 namespace smoacs::cpu {
@@ -11,43 +12,36 @@ LineGraph::LineGraph(const std::int64_t* src, const std::int64_t* dst, const boo
                      std::int64_t n_edges, bool self_pairs)
     : src_(src),
       dst_(dst),
-      keep_(keep),
       n_edges_(n_edges),
       self_pairs_(self_pairs),
+      first_(n_edges),
       starts_(n_edges + 1, 0) {
     std::int64_t n_sites = 0;
     for (std::int64_t e = 0; e < n_edges; ++e) {
         if (src[e] < 0 || dst[e] < 0) throw std::invalid_argument("negative site index");
         n_sites = std::max({n_sites, src[e] + 1, dst[e] + 1});
     }
-    in_ptr_.assign(n_sites + 1, 0);
-    for (std::int64_t e = 0; e < n_edges; ++e) in_ptr_[dst[e] + 1] += keep[e];
-    for (std::int64_t v = 0; v < n_sites; ++v) in_ptr_[v + 1] += in_ptr_[v];
-    in_edges_.resize(in_ptr_.back());
-    std::vector<std::int64_t> next(in_ptr_.begin(), in_ptr_.end() - 1);
+    std::vector<std::int64_t> ptr(n_sites + 1, 0);
+    for (std::int64_t e = 0; e < n_edges; ++e) ptr[dst[e] + 1] += keep[e];
+    for (std::int64_t v = 0; v < n_sites; ++v) ptr[v + 1] += ptr[v];
+    by_dst_.resize(ptr.back());
+    std::vector<std::int64_t> next(ptr.begin(), ptr.end() - 1);
     for (std::int64_t e = 0; e < n_edges; ++e) {
-        if (keep[e]) in_edges_[next[dst[e]]++] = e;
+        if (keep[e]) by_dst_[next[dst[e]]++] = e;
     }
     for (std::int64_t b = 0; b < n_edges; ++b) {
-        std::int64_t count = 0;
-        if (keep[b]) {
-            count = in_ptr_[src[b] + 1] - in_ptr_[src[b]] - (!self_pairs && src[b] == dst[b]);
-        }
-        starts_[b + 1] = starts_[b] + count;
+        const std::int64_t v = src[b];
+        const std::int64_t n = ptr[v + 1] - ptr[v] - (!self_pairs && v == dst[b]);
+        first_[b] = ptr[v];
+        starts_[b + 1] = starts_[b] + (keep[b] ? n : 0);
     }
 }
 
 void LineGraph::write(std::int64_t* first, std::int64_t* second, std::int64_t* pair_ptr) const {
+    const PairJob job{n_edges_,       src_,        dst_,      by_dst_.data(), first_.data(),
+                      starts_.data(), self_pairs_, n_pairs(), first,          second};
 #pragma omp parallel for schedule(static) num_threads(num_threads(n_pairs() / 4096))
-    for (std::int64_t b = 0; b < n_edges_; ++b) {
-        if (!keep_[b]) continue;
-        std::int64_t t = starts_[b];
-        for (std::int64_t m = in_ptr_[src_[b]]; m < in_ptr_[src_[b] + 1]; ++m) {
-            if (!self_pairs_ && in_edges_[m] == b) continue;
-            first[t] = in_edges_[m];
-            second[t++] = b;
-        }
-    }
+    for (std::int64_t b = 0; b < n_edges_; ++b) fill_pairs<Alone>(job, b);
     std::copy(starts_.begin(), starts_.end(), pair_ptr);
 }
 

@@ -10,7 +10,7 @@ namespace smoacs::cpu {
 class LineGraph {
   public:
     // src and dst (n_edges): sites of the edges. keep (n_edges): edges to consider.
-    // self_pairs: whether an edge from a site to its own image pairs with itself. The arrays must
+    // self_pairs: whether an edge from a site to its own image pairs with itself. src and dst must
     // outlive the object. Throws std::invalid_argument for a negative site index.
     LineGraph(const std::int64_t* src, const std::int64_t* dst, const bool* keep,
               std::int64_t n_edges, bool self_pairs);
@@ -24,12 +24,11 @@ class LineGraph {
   private:
     const std::int64_t* src_;
     const std::int64_t* dst_;
-    const bool* keep_;
     std::int64_t n_edges_;
     bool self_pairs_;
-    std::vector<std::int64_t> in_edges_;  // kept edges grouped by destination, ascending
-    std::vector<std::int64_t> in_ptr_;    // their offsets per site
-    std::vector<std::int64_t> starts_;    // first pair of each edge b, then the total
+    std::vector<std::int64_t> by_dst_;  // kept edges grouped by destination, ascending
+    std::vector<std::int64_t> first_;   // of them, for each edge b, that ends where b starts
+    std::vector<std::int64_t> starts_;  // first pair of each edge b, then the total
 };
 
 }  // namespace smoacs::cpu
