@@ -74,6 +74,18 @@ def test_steps_of_the_gpu_give_the_same(name, dtype):
     )
 
 
+def test_steps_of_the_gpu_stay_within_a_list_that_was_too_small():
+    crystals = CELLS["ragged batch"]
+    small = neighbor_list(*crystals, cutoff=CUTOFF, capacity=100)
+    rows = (crystals.frac_coords, crystals.lattice, small.src, small.dst, small.shift)
+    weights = torch.linspace(-1, 1, 300, dtype=torch.float64).reshape(-1, 3)
+    grads = torch.empty_like(crystals.frac_coords), torch.empty_like(crystals.lattice)
+    assert small.edge_ptr[-1] > 100
+    _steps.edge_vectors_backward(_steps.Edges(*rows, small.edge_ptr), weights, *grads)
+    wanted = torch.ops.smoacs.edge_vectors_backward(weights, *rows, small.edge_ptr.clamp(max=100))
+    torch.testing.assert_close(grads, wanted, rtol=0, atol=1e-12)
+
+
 @pytest.mark.cuda
 def test_cuda_equals_cpu():
     crystals = batch(random_cell(60, seed=1, scale=8.0), FCC, CELLS["skewed"])

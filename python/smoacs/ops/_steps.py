@@ -149,6 +149,8 @@ def edge_vectors_backward(
 ) -> None:
     """Gradients of coordinates and lattices, without atomic additions."""
     module = kernels()
+    # The offsets of a list that was too small count edges that are not there.
+    edges = edges._replace(edge_ptr=edges.edge_ptr.clamp(0, len(edges.src)))
     n_sites, n_crystals, device = len(edges.frac_coords), len(edges.lattice), grad.device
     by_src, first_out = grouped(edges.src, n_sites)
     by_dst, first_in = grouped(edges.dst, n_sites)

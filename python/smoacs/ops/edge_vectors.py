@@ -35,8 +35,9 @@ def edge_vectors(frac_coords: Tensor, lattice: Tensor, neighbors: NeighborList) 
     Raises
     ------
     ValueError
-        If the list belongs to another number of crystals, or names sites that are not there (on a
-        GPU, which cannot tell in time, the vectors of such edges are NaN).
+        If the list belongs to another number of crystals, or names sites that are not there, as
+        lists with more capacity than edges do (on a GPU, which cannot tell in time, the vectors of
+        such rows are NaN, and they have no part in the gradients).
     TypeError
         If a tensor has the wrong dtype.
     """
