@@ -110,15 +110,11 @@ def test_in_a_cuda_graph(compare: Any, name: str) -> None:
     place = Place("cuda", torch.get_num_threads())
     work = workloads.softmax(*SIZES[name], "cuda")
     function = ours(work, "exact")
-    try:
-        replay = peers.captured(function)
-    except peers.UnfitError as error:
-        pytest.skip(str(error))
     compare(
         SUITE,
         f"{name}, exact, in a CUDA graph",
         place,
-        replay,
+        peers.captured(function),
         Peers({"launched one by one": Peer(function)}),
         size=(len(work.element_logits), "sites"),
         goals=(Goal(limit=2 * GPU_LIMIT),),
