@@ -21,6 +21,7 @@ import report
 from peers import Peer, Peers, on_one_thread
 from race import FLOOR, OURS, Function, Place, Race, run
 from record import Case, Goal, Record, load_all, revision, versions
+from smoacs.ops import kept_memory
 
 ONE = "one thread"
 ONE_THREAD = Place("cpu", 1)
@@ -40,7 +41,6 @@ def pytest_configure(config: pytest.Config) -> None:
     """Register marks; start an empty session."""
     config.addinivalue_line("markers", "guard: compared with the record by make bench-check")
     config.addinivalue_line("markers", "long: takes minutes")
-    machine.keep_memory()
     config.stash[_SESSION] = Session(config.option.record, revision())
 
 
@@ -92,6 +92,13 @@ _SESSION: pytest.StashKey[Session] = pytest.StashKey()
 def session(request: pytest.FixtureRequest) -> Session:
     """Where cases are kept that are no race."""
     return request.config.stash[_SESSION]
+
+
+@pytest.fixture(autouse=True)
+def memory() -> Iterator[None]:
+    """Keep freed memory, as runs do; page faults would make times depend on what ran before."""
+    with kept_memory():
+        yield
 
 
 def _places(*places: Place) -> list[Any]:

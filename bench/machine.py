@@ -14,7 +14,6 @@ import torch
 from race import Function, Place, Race, run
 
 _COPY_BYTES = {"cpu": 1 << 28, "cuda": 1 << 33}  # read and written together, far beyond all caches
-_TRIM_THRESHOLD, _MMAP_THRESHOLD = -1, -3  # of glibc's malloc.h
 _CLEAR_REFS = Path("/proc/self/clear_refs")
 _MATRIX = {"cpu": 2048, "cuda": 8192}
 
@@ -49,18 +48,6 @@ def products(shapes: Sequence[Shape], device: str) -> Function:
             torch.mm(a, b, out=out)
 
     return multiply
-
-
-def keep_memory() -> None:
-    """Let the process keep freed memory, as one does that has run for a while.
-
-    Otherwise glibc returns large blocks to the system until it has learnt their sizes, and page
-    faults make times depend on what ran before.
-    """
-    libc = ctypes.CDLL(None)
-    if hasattr(libc, "mallopt"):
-        libc.mallopt(_MMAP_THRESHOLD, 1 << 25)
-        libc.mallopt(_TRIM_THRESHOLD, 1 << 30)
 
 
 def peak_memory(function: Function, device: str) -> int:
