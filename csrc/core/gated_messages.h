@@ -77,6 +77,7 @@ SMOACS_HD void message_gradients_in(const MessageGradientJob<T>& job, std::int64
     const EdgeEnds& ends = job.ends;
     const std::int64_t row = node * ends.n_features + first;
     const T* __restrict__ mean = job.mean + row;
+    const bool has_outer = job.grad_logits != nullptr;
     T sum[Width], grad_total[Width];
     for (int j = 0; j < width; ++j) {
         sum[j] = T(0);
@@ -88,15 +89,15 @@ SMOACS_HD void message_gradients_in(const MessageGradientJob<T>& job, std::int64
         const T* __restrict__ logit = job.logits + edge_row;
         const T* __restrict__ value = job.values + ends.src[e] * ends.n_features + first;
         T* __restrict__ grad = job.grad_edge + edge_row;
+        // Not read where there is nothing to add.
+        const T* __restrict__ outer =
+            job.grad_logits == nullptr ? logit : job.grad_logits + edge_row;
         for (int j = 0; j < width; ++j) {
             const T slope = sigmoid_slope(sigmoid(logit[j]));
-            grad[j] = (value[j] - mean[j]) * grad_total[j] * slope;
+            const T inner = (value[j] - mean[j]) * grad_total[j] * slope;
+            grad[j] = has_outer ? inner + outer[j] : inner;
+            sum[j] += grad[j];
         }
-        if (job.grad_logits != nullptr) {
-            const T* __restrict__ outer = job.grad_logits + edge_row;
-            for (int j = 0; j < width; ++j) grad[j] += outer[j];
-        }
-        for (int j = 0; j < width; ++j) sum[j] += grad[j];
     }
     for (int j = 0; j < width; ++j) {
         job.grad_dst_gate[row + j] = sum[j];

@@ -32,7 +32,7 @@ struct NormGradientJob {
     T* grad_x;  // (N, F)
     // Sums over chunks of rows for the gradients to weight and bias, (n_chunks, 2, F), or null.
     T* chunk_sums;
-    static constexpr std::int64_t kRowsPerChunk = 256;
+    static constexpr std::int64_t kRowsPerChunk = 64;
 };
 
 template <typename Job>
