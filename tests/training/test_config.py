@@ -1,9 +1,13 @@
 from __future__ import annotations
 
+from pathlib import Path
+
 import pytest
 
 from smoacs.predictors.base import GraphSpec
 from smoacs.training.config import load_config
+
+CONFIGS = Path(__file__).parents[2] / "configs"
 
 
 def test_reads_a_complete_configuration_with_paths_relative_to_it(
@@ -16,6 +20,21 @@ def test_reads_a_complete_configuration_with_paths_relative_to_it(
     assert [target.minimum for target in config.targets] == [None, 0.0]
     spec = config.graph.spec()
     assert (spec.k, spec.three_body_cutoff, spec.line_graph) == (6, 3.0, True)
+
+
+@pytest.mark.parametrize("path", sorted(CONFIGS.glob("*.yaml")), ids=lambda path: path.stem)
+def test_the_committed_configurations_are_sound(path):
+    config = load_config(path)
+    assert {config.output.parent} == {CONFIGS.parent / "training-runs"}
+    assert config.licence != "not stated"
+    assert config.origin != "not stated"
+
+
+def test_models_to_start_from_go_by_name_or_path(raw_config, write_config, tmp_path):
+    named = load_config(write_config(raw_config | {"start_from": "smoacs-alignn-mp"}))
+    assert named.start_from == "smoacs-alignn-mp"
+    path = load_config(write_config(raw_config | {"start_from": "old/model.json"}))
+    assert path.start_from == str(tmp_path / "old" / "model.json")
 
 
 def test_families_have_their_own_settings(raw_config, write_config):

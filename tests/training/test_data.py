@@ -80,6 +80,21 @@ def test_large_cells_stay_in_the_test_set_only(raw_config, write_config, rows, j
     assert [name for name in crystals.ids if name.startswith("big")] == ["big-test"]
 
 
+def test_a_random_split_divides_what_is_left_to_train_on(raw_config, write_config, rows, jsonl):
+    """The source's own held-out crystals become the test set."""
+    source = {
+        "path": jsonl.name,
+        "splits": {"val": "test"},
+        "random_split": {"val": 0.25, "test": 0},
+    }
+    crystals = load_crystals(
+        load_config(write_config(raw_config | {"data": {"structures": source}}))
+    )
+    for row, split in zip(rows, crystals.split.tolist(), strict=True):
+        assert (split == "test") == (row["split"] in ("val", "test"))
+    assert (crystals.split == "val").sum() == round(0.25 * (crystals.split != "test").sum())
+
+
 def write_source(path, names: dict[str, str], **labels: float) -> str:
     """A file with two-atom crystals, formula -> split, all with the same labels."""
     rows = [

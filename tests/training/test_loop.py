@@ -7,7 +7,8 @@ import torch
 from smoacs.training.config import TargetConfig, load_config
 from smoacs.training.data import load_crystals
 from smoacs.training.graphs import PackedGraphs
-from smoacs.training.loop import Trainer, apply, new_model
+from smoacs.training.loop import Trainer
+from smoacs.training.networks import apply, new_network
 from smoacs.training.scaling import TargetScale, mean_absolute_errors
 
 TARGETS = (
@@ -162,8 +163,8 @@ def test_seed_decides_the_result(raw_config, write_config):
     torch.rand(5)
     run(second, 1)
     assert_same_state(first.model, second.model)
-    other = new_model(load_config(write_config(raw_config | {"seed": 1})), 98)
-    start = new_model(load_config(write_config(raw_config)), 98)
+    other = new_network(load_config(write_config(raw_config | {"seed": 1})), 98)
+    start = new_network(load_config(write_config(raw_config)), 98)
     assert not torch.equal(other.fc.weight, start.fc.weight)
 
 

@@ -110,12 +110,70 @@ def test_an_interrupted_run_continues_to_the_same_model(
     assert all(torch.equal(whole[name], parts[name]) for name in whole)
 
 
+@pytest.mark.cuda
+@pytest.mark.parametrize("family", ["raw_config", "crystalformer_config"])
+def test_a_run_on_a_gpu_continues_on_the_cpu(
+    family, request, write_config, console, tmp_path, monkeypatch
+):
+    config = request.getfixturevalue(family)
+    whole = train(write_config(config), console=console)
+    again = write_config(config | {"output": "again"}, "again.yaml")
+    with monkeypatch.context() as patch:
+        patch.setattr(Trainer, "finished", property(lambda self: self.epoch == 2))
+        train(again, device=torch.device("cuda"), console=console)
+    parts = train(again, console=console)
+    assert parts.errors["val"] == pytest.approx(whole.errors["val"], rel=0.05)
+    on_gpu = write_config(config | {"output": "gpu"}, "gpu.yaml")
+    found = train(on_gpu, device=torch.device("cuda"), console=console)
+    assert found.errors["test"] == pytest.approx(whole.errors["test"], rel=0.05)
+
+
 def test_another_run_is_not_overwritten(raw_config, write_config, console):
     card = train(write_config(raw_config | {"epochs": 1}), console=console).card
     before = card.read_bytes()
     with pytest.raises(ValueError, match="other values of batch_size"):
         train(write_config(raw_config | {"epochs": 1, "batch_size": 3}), console=console)
     assert card.read_bytes() == before
+
+
+@pytest.mark.parametrize("family", ["raw_config", "crystalformer_config"])
+def test_training_starts_from_another_model(family, request, write_config, console, tmp_path):
+    config = request.getfixturevalue(family)
+    first = train(write_config(config), console=console).card
+    old = load_bundle(first)[1]
+    other = config | {
+        "output": "second",
+        "start_from": str(first),
+        "targets": [{"name": "bulk_modulus", "unit": "GPa"}],
+        "epochs": 1,
+        "optimizer": {"learning_rate": 1e-9, "weight_decay": 0.0},
+    }
+    card, new = load_bundle(train(write_config(other), console=console).card)
+    assert card.training["started_from"].startswith("toy, SHA-256 ")
+    changed = {
+        name
+        for name, tensor in new.items()
+        if not name.startswith("reliability.")
+        and (tensor.shape != old[name].shape or not torch.allclose(tensor, old[name], atol=1e-6))
+    }
+    assert (
+        load_bundle(tmp_path / "second" / "toy.json")[0].training["started_from"].startswith("toy")
+    )
+    last = {"raw_config": "fc", "crystalformer_config": "mlp.3"}[family]
+    assert changed == {f"{last}.weight", f"{last}.bias"}
+    longer = {"graph": config["graph"] | {"cutoff": 5.5}}
+    with pytest.raises(ValueError, match=r"start_from: toy works on .*, not on"):
+        train(write_config(other | longer | {"output": "third"}), console=console)
+
+
+def test_only_models_of_the_same_shape_can_be_started_from(
+    raw_config, write_config, console, tmp_path
+):
+    first = train(write_config(raw_config | {"epochs": 1}), console=console).card
+    wider = raw_config | {"output": "wide", "start_from": str(first)}
+    wider["model"] = raw_config["model"] | {"hidden_features": 24}
+    with pytest.raises(ValueError, match="start_from: toy do not fit the model; wrong shape"):
+        train(write_config(wider), console=console)
 
 
 def test_reliability_can_be_added_later(raw_config, write_config, console, tmp_path):

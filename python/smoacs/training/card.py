@@ -13,10 +13,11 @@ from numpy.typing import NDArray
 
 from smoacs.chemistry.elements import symbol
 from smoacs.predictors.reliability import Reliability
-from smoacs.predictors.weights import ModelCard, PropertyCard, save_bundle
+from smoacs.predictors.weights import ModelCard, PropertyCard, load_bundle, save_bundle
 from smoacs.training.config import TrainingConfig
 from smoacs.training.data import LabelledCrystals, TrainingData
-from smoacs.training.loop import Network, Trainer, result_config
+from smoacs.training.loop import Trainer, result_config
+from smoacs.training.networks import Network
 from smoacs.training.outcome import Outcome, mean_absolute_errors
 from smoacs.training.reliability import calibration
 
@@ -64,6 +65,7 @@ def write_bundle(
             "strained_copies": data.copies,
             "mean_absolute_error": mean_absolute_errors(config, outcomes),
             "mean_absolute_deviation_of_test_labels": _deviations(config, crystals),
+            **_start(config),
             "epochs": trainer.epoch,
             "best_epoch": trainer.best_epoch,
             "configuration": result_config(config),
@@ -94,6 +96,13 @@ def add_to_bundle(
         training=card.training | _expected_errors(reliability, outcomes, names),
         reliability=reliability,
     )
+
+
+def _start(config: TrainingConfig) -> dict[str, str]:
+    if config.start_from is None:
+        return {}
+    card, _ = load_bundle(config.start_from)
+    return {"started_from": f"{card.name}, SHA-256 {card.sha256}"}
 
 
 def _expected_errors(

@@ -9,6 +9,7 @@ from typing import Annotated, Any, Literal
 from pydantic import BeforeValidator, Field, model_validator
 
 from smoacs.predictors.base import GraphSpec
+from smoacs.predictors.weights import bundled
 from smoacs.yaml_files import Section, read_yaml
 
 Positive = Annotated[float, Field(gt=0)]
@@ -34,13 +35,15 @@ class SourceConfig(Section):
     ``path`` is a JSON-lines file (labels inside), or a folder of CIF/POSCAR files with ``table``
     naming a CSV that has a column ``file`` and columns of labels. A target's label is read from the
     column or key of its own name; ``labels`` names others, of which the first that a crystal has
-    counts (an empty list: none). A column ``split`` (train, val, test) is used as given unless
-    ``random_split`` is set.
+    counts (an empty list: none). A column ``split`` says train, val or test, where ``splits`` may
+    rename what it says; ``random_split`` divides the crystals that are left to train on, which are
+    all without such a column.
     """
 
     path: Path
     table: Path | None = None
     labels: Mapping[str, tuple[str, ...]] = Field(default_factory=dict)
+    splits: Mapping[str, Literal["train", "val", "test"]] = Field(default_factory=dict)
     random_split: RandomSplit | None = None
 
     def columns(self, name: str) -> tuple[str, ...]:
@@ -163,7 +166,11 @@ class StrainConfig(Section):
 
 
 class TrainingConfig(Section):
-    """A whole training run."""
+    """A whole training run.
+
+    ``start_from`` is a model of the same shape, by name or path of its card, whose weights but for
+    the last layer are those training starts from.
+    """
 
     name: Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]*$")]
     output: Path
@@ -171,6 +178,7 @@ class TrainingConfig(Section):
     targets: Annotated[tuple[TargetConfig, ...], Field(min_length=1)]
     graph: GraphConfig = GraphConfig()
     model: ModelConfig = ALIGNNModelConfig()
+    start_from: str | None = None
     optimizer: OptimizerConfig = OptimizerConfig()
     strained_copies: StrainConfig | None = None
     epochs: Count = 20
@@ -227,5 +235,13 @@ def _resolved(config: TrainingConfig, folder: Path) -> TrainingConfig:
         )
         for source in config.data.structures
     )
-    data = config.data.model_copy(update={"structures": sources})
-    return config.model_copy(update={"data": data, "output": (folder / config.output).resolve()})
+    start = config.start_from
+    if start is not None and start not in bundled():
+        start = str((folder / start).resolve())
+    return config.model_copy(
+        update={
+            "data": config.data.model_copy(update={"structures": sources}),
+            "output": (folder / config.output).resolve(),
+            "start_from": start,
+        }
+    )

@@ -254,7 +254,10 @@ def _read(source: SourceConfig, config: TrainingConfig) -> LabelledCrystals:
     crystals = crystals.select(np.flatnonzero(~np.isnan(crystals.targets).all(axis=1)))
     if source.random_split is None:
         return crystals
-    return replace(crystals, split=random_split(len(crystals), source.random_split, config.seed))
+    split = crystals.split.copy()
+    rest = np.flatnonzero(split == "train")
+    split[rest] = random_split(len(rest), source.random_split, config.seed)
+    return replace(crystals, split=split)
 
 
 def _following(earlier: Sequence[LabelledCrystals], crystals: LabelledCrystals) -> LabelledCrystals:
@@ -336,7 +339,7 @@ def _assemble(
                 f"with Z <= {N_ELEMENTS}"
             ) from error
         counts.append(len(row["species"]))
-    splits = np.array([row.get("split", "train") for row in rows])
+    splits = np.array([_split(row, source) for row in rows])
     unknown = sorted(set(splits.tolist()) - set(SPLITS))
     if unknown:
         raise ValueError(f"split holds {unknown[0]!r}; it must be one of {', '.join(SPLITS)}")
@@ -352,6 +355,11 @@ def _assemble(
         bulk_modulus=np.array([_label(row, modulus) for row in rows]),
         split=splits,
     )
+
+
+def _split(row: dict[str, Any], source: SourceConfig) -> str:
+    name = str(row.get("split", "train"))
+    return source.splits.get(name, name)
 
 
 def _label(row: dict[str, Any], columns: Sequence[str]) -> float:

@@ -9,26 +9,20 @@ import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
 import torch
 from torch import Tensor
 
-from smoacs.predictors.alignn import ALIGNN, ALIGNNConfig
-from smoacs.predictors.crystalformer import Crystalformer, CrystalformerConfig
-from smoacs.predictors.crystalformer_terms import LatticeTerms
-from smoacs.training.config import ALIGNNModelConfig, CrystalformerModelConfig, TrainingConfig
+from smoacs.training.config import TrainingConfig
 from smoacs.training.graphs import GraphBatch, PackedGraphs
+from smoacs.training.networks import Network, apply, new_network, run_network
 from smoacs.training.scaling import TargetScale, mean_absolute_errors
 from smoacs.yaml_files import checked
 
 CHECKPOINT = "checkpoint.pt"
-EVALUATION_BATCH = 256
 CPU = torch.device("cpu")
-
-Network = ALIGNN | Crystalformer
 
 
 @dataclass(frozen=True)
@@ -71,7 +65,7 @@ class Trainer:
         self.graphs = {split: part.to(device) for split, part in graphs.items()}
         self.atom_features = atom_features.to(device)
         self.scale = TargetScale.of(graphs["train"].targets, config.targets).to(device)
-        self.model = new_model(config, atom_features.shape[1]).to(device)
+        self.model = new_network(config, atom_features.shape[1]).to(device)
         self.averaged = copy.deepcopy(self.model).requires_grad_(False)
         self.best = copy.deepcopy(self.averaged)
         self.best_score = float("inf")
@@ -240,62 +234,6 @@ class Trainer:
         self.schedule.load_state_dict(state["schedule"])
 
 
-def new_model(config: TrainingConfig, atom_features: int) -> Network:
-    """Network with weights drawn from the seed, without touching torch's global state."""
-    with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(config.seed)
-        if config.model.family == "crystalformer":
-            return Crystalformer(_crystalformer_config(config, config.model))
-        return ALIGNN(_alignn_config(config, config.model, atom_features))
-
-
-def _alignn_config(
-    config: TrainingConfig, model: ALIGNNModelConfig, atom_features: int
-) -> ALIGNNConfig:
-    return ALIGNNConfig(
-        alignn_layers=model.alignn_layers,
-        gcn_layers=model.gcn_layers,
-        atom_input_features=atom_features,
-        hidden_features=model.hidden_features,
-        output_features=len(config.targets),
-        norm="layer",
-    )
-
-
-def _crystalformer_config(
-    config: TrainingConfig, model: CrystalformerModelConfig
-) -> CrystalformerConfig:
-    return CrystalformerConfig(
-        layers=model.layers,
-        width=model.width,
-        heads=model.heads,
-        hidden_width=model.hidden_width,
-        readout=model.readout,
-        outputs=len(config.targets),
-        decay_lengths=(model.decay_length,),
-        radial_functions=model.radial_functions,
-        radial_cutoff=config.graph.cutoff,
-        cutoff=config.graph.cutoff,
-        box=None,
-    )
-
-
-def apply(model: Network, batch: GraphBatch, atom_features: Tensor) -> Tensor:
-    """Network outputs (C, P) for a mini-batch; a Crystalformer has atom features of its own."""
-    if isinstance(model, Crystalformer):
-        terms = LatticeTerms.build(
-            batch.vectors, batch.src, batch.dst, batch.site_ptr, cutoff=model.config.cutoff
-        )
-        return model(model.element_table()[batch.atomic_numbers - 1], terms, batch.site_ptr)
-    return model(
-        atom_features[batch.atomic_numbers - 1],
-        batch.vectors,
-        SimpleNamespace(src=batch.src, dst=batch.dst),
-        SimpleNamespace(src=batch.line_src, dst=batch.line_dst),
-        batch.site_ptr,
-    )
-
-
 def _completed(entries: dict[str, Any]) -> dict[str, Any]:
     """Stored entries of :func:`result_config` with those that have become known since.
 
@@ -306,18 +244,11 @@ def _completed(entries: dict[str, Any]) -> dict[str, Any]:
     return result_config(checked(TrainingConfig, entries | {"output": ".", "data": data}))
 
 
-@torch.no_grad()
-def run_network(model: Network, graphs: PackedGraphs, atom_features: Tensor) -> Tensor:
-    """Outputs (C, P) of a network for all graphs, in evaluation mode."""
-    model.eval()
-    indices = torch.arange(len(graphs), device=atom_features.device)
-    chunks = indices.split(EVALUATION_BATCH)
-    return torch.cat([apply(model, graphs.batch(chunk), atom_features) for chunk in chunks])
-
-
 def result_config(config: TrainingConfig) -> dict[str, Any]:
     """The entries of a configuration that decide the weights, as plain data."""
-    return config.model_dump(mode="json", exclude={"output", "data", "licence", "origin"}) | {
+    return config.model_dump(
+        mode="json", exclude={"output", "data", "start_from", "licence", "origin"}
+    ) | {
         "data": config.data.model_dump(
             mode="json", exclude={"structures": {"__all__": {"path", "table"}}}
         )

@@ -13,7 +13,7 @@ from smoacs.predictors.reliability import Reliability
 from smoacs.training.config import TargetConfig, TrainingConfig
 from smoacs.training.data import TrainingData
 from smoacs.training.graphs import PackedGraphs
-from smoacs.training.loop import Network, run_network
+from smoacs.training.networks import Network, run_network
 from smoacs.training.reliability import fit_domain, fit_errors
 
 

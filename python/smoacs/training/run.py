@@ -23,12 +23,13 @@ from rich.progress import (
 from smoacs.ops import kept_memory
 from smoacs.predictors.element_features import cgcnn_table
 from smoacs.predictors.reliability import split_state
-from smoacs.predictors.weights import load_bundle, load_strictly
+from smoacs.predictors.weights import load_bundle
 from smoacs.training.card import add_to_bundle, write_bundle
 from smoacs.training.config import TrainingConfig, load_config
 from smoacs.training.data import TrainingData
 from smoacs.training.graphs import PackedGraphs
-from smoacs.training.loop import CHECKPOINT, CPU, EpochReport, Network, Trainer, new_model
+from smoacs.training.loop import CHECKPOINT, CPU, EpochReport, Trainer
+from smoacs.training.networks import Network, trained_network
 from smoacs.training.outcome import Outcome, fit_reliability, mean_absolute_errors
 
 
@@ -125,8 +126,8 @@ def add_reliability(model: str | Path, config_path: str | Path, folder: str | Pa
     if [p.name for p in card.properties] != [target.name for target in config.targets]:
         raise ValueError(f"{config_path} trains other properties than those of {card.name}")
     data = TrainingData.load(config)
-    network = new_model(config, cgcnn_table().shape[1])
-    load_strictly(network, split_state(state, card.domain)[0], card.name)
+    state, _ = split_state(state, card.domain)
+    network = trained_network(config, cgcnn_table().shape[1], state)
     outcomes = _outcomes(config, network, _graphs(config, data))
     return add_to_bundle(folder, card, network, fit_reliability(config, data, outcomes), outcomes)
 
