@@ -92,6 +92,16 @@ def test_no_command_shows_the_help(capsys) -> None:
     assert "smoacs design perovskite --band-gap 2.5" in capsys.readouterr().out
 
 
+@pytest.mark.parametrize(("given", "used"), [(None, "1000"), ("7", "7")])
+def test_waiting_threads_spin_briefly(given: str | None, used: str, monkeypatch) -> None:
+    if given is None:
+        monkeypatch.delenv("GOMP_SPINCOUNT", raising=False)
+    else:
+        monkeypatch.setenv("GOMP_SPINCOUNT", given)
+    assert main(["--version"]) == 0
+    assert os.environ["GOMP_SPINCOUNT"] == used
+
+
 def test_version(capsys) -> None:
     assert main(["--version"]) == 0
     assert capsys.readouterr().out == f"smoacs {smoacs.__version__}\n"

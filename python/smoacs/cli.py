@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import sys
 import traceback
 import warnings
@@ -56,6 +57,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     0 done, 2 bad input (one line on stderr), 3 no candidate succeeded, 130 interrupted. Errors
     that are no mistake of the user keep their traceback.
     """
+    # Threads that wait by spinning are several times slower than one where others use the machine.
+    os.environ.setdefault("GOMP_SPINCOUNT", "1000")  # read when torch is imported
     with warnings.catch_warnings():
         warnings.filterwarnings("default", category=UserWarning)
         warnings.showwarning = _show_warning
