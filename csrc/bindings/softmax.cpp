@@ -50,38 +50,63 @@ SoftmaxBatch<T> checked(const Inputs& in, const Stream& stream) {
     return batch;
 }
 
+// One sentence for a fault.
+std::string describe(std::int64_t fault, std::int64_t n_patterns) {
+    const std::int64_t index = fault & ((std::int64_t{1} << 56) - 1);
+    const std::string whole = std::to_string(index);
+    const std::string part = std::to_string(index / n_patterns);
+    const std::string pattern = std::to_string(index % n_patterns);
+    switch (static_cast<Fault>(fault >> 56)) {
+        case Fault::offsets:
+            return "ptr must rise from 0 to the number of sites; it does not at crystal " + whole;
+        case Fault::temperature:
+            return "temperature must be positive and finite, it is not for crystal " + whole;
+        case Fault::pattern_logit:
+            return "pattern_logits[" + part + ", " + pattern +
+                   "] must be finite, or -inf for a pattern that is padding";
+        case Fault::no_pattern:
+            return "crystal " + whole + " has no pattern: all of its pattern_logits are -inf";
+        case Fault::element_logit:
+            return "element_logits[" + whole + "] must be finite";
+        case Fault::no_element:
+            return "site " + part + " has no allowed element under pattern " + pattern;
+    }
+    return "unknown fault";
+}
+
+// On a GPU nothing is reported, as the host would have to wait: what is wrong there becomes NaN.
 void masked_softmax(const Inputs& in, bool paper, std::uintptr_t composition,
-                    std::uintptr_t weights, std::uintptr_t fault, const std::string& dtype,
-                    const Stream& stream) {
+                    std::uintptr_t weights, const std::string& dtype, const Stream& stream) {
     with_float_type(dtype, [&](auto zero) {
         using T = decltype(zero);
         const auto batch = checked<T>(in, stream);
         T* x = pointer<T>(composition, in.n_sites * in.n_elements, "composition");
         T* q = pointer<T>(weights, in.n_crystals * in.n_patterns, "weights");
-        auto* found = pointer<std::int64_t>(fault, 1, "fault");
         const py::gil_scoped_release released;
         if (!stream) {
-            *found = cpu::masked_softmax(batch, paper, x, q);
+            const std::int64_t fault = cpu::masked_softmax(batch, paper, x, q);
+            if (fault != kNoFault) throw py::value_error(describe(fault, in.n_patterns));
             return;
         }
 #ifdef SMOACS_WITH_CUDA
-        cuda::masked_softmax(batch, paper, x, q, found, *stream);
+        cuda::masked_softmax(batch, paper, x, q, *stream);
 #else
         no_cuda_build();
 #endif
     });
 }
 
-void masked_softmax_backward(const Inputs& in, bool paper, std::uintptr_t weights,
-                             std::uintptr_t grad_composition, std::uintptr_t grad_weights,
-                             std::uintptr_t dots, std::uintptr_t grad_element_logits,
-                             std::uintptr_t grad_pattern_logits, const std::string& dtype,
-                             const Stream& stream) {
+void masked_softmax_backward(const Inputs& in, bool paper, std::uintptr_t composition,
+                             std::uintptr_t weights, std::uintptr_t grad_composition,
+                             std::uintptr_t grad_weights, std::uintptr_t dots,
+                             std::uintptr_t grad_element_logits, std::uintptr_t grad_pattern_logits,
+                             const std::string& dtype, const Stream& stream) {
     with_float_type(dtype, [&](auto zero) {
         using T = decltype(zero);
         const auto batch = checked<T>(in, stream);
         const std::int64_t of_sites = in.n_sites * in.n_elements;
         const std::int64_t of_crystals = in.n_crystals * in.n_patterns;
+        const T* x = pointer<const T>(composition, of_sites, "composition");
         const T* q = pointer<const T>(weights, of_crystals, "weights");
         const T* gx = pointer<const T>(grad_composition, of_sites, "grad_composition");
         const T* gq = pointer<const T>(grad_weights, of_crystals, "grad_weights");
@@ -90,43 +115,15 @@ void masked_softmax_backward(const Inputs& in, bool paper, std::uintptr_t weight
         T* gw = pointer<T>(grad_pattern_logits, of_crystals, "grad_pattern_logits");
         const py::gil_scoped_release released;
         if (!stream) {
-            cpu::masked_softmax_backward(batch, paper, q, gx, gq, scratch, ga, gw);
+            cpu::masked_softmax_backward(batch, paper, x, q, gx, gq, scratch, ga, gw);
             return;
         }
 #ifdef SMOACS_WITH_CUDA
-        cuda::masked_softmax_backward(batch, paper, q, gx, gq, scratch, ga, gw, *stream);
+        cuda::masked_softmax_backward(batch, paper, x, q, gx, gq, scratch, ga, gw, *stream);
 #else
         no_cuda_build();
 #endif
     });
-}
-
-// One sentence for a fault; None for none.
-py::object describe_fault(std::int64_t fault, std::int64_t n_patterns) {
-    if (fault == kNoFault) return py::none();
-    const std::int64_t index = fault & ((std::int64_t{1} << 56) - 1);
-    const std::string whole = std::to_string(index);
-    const std::string part = std::to_string(index / n_patterns);
-    const std::string pattern = std::to_string(index % n_patterns);
-    switch (static_cast<Fault>(fault >> 56)) {
-        case Fault::offsets:
-            return py::str("ptr must rise from 0 to the number of sites; it does not at crystal " +
-                           whole);
-        case Fault::temperature:
-            return py::str("temperature must be positive and finite, it is not for crystal " +
-                           whole);
-        case Fault::pattern_logit:
-            return py::str("pattern_logits[" + part + ", " + pattern +
-                           "] must be finite, or -inf for a pattern that is padding");
-        case Fault::no_pattern:
-            return py::str("crystal " + whole +
-                           " has no pattern: all of its pattern_logits are -inf");
-        case Fault::element_logit:
-            return py::str("element_logits[" + whole + "] must be finite");
-        case Fault::no_element:
-            return py::str("site " + part + " has no allowed element under pattern " + pattern);
-    }
-    return py::str("unknown fault");
 }
 
 }  // namespace
@@ -139,13 +136,11 @@ void bind_softmax(py::module_& m) {
              py::kw_only(), py::arg("n_sites"), py::arg("n_crystals"), py::arg("n_patterns"),
              py::arg("n_elements"), py::arg("n_temperatures"), py::arg("element_logits"),
              py::arg("pattern_logits"), py::arg("allowed"), py::arg("ptr"), py::arg("temperature"));
-    m.attr("NO_FAULT") = kNoFault;
-    m.def("describe_fault", &describe_fault, py::arg("fault"), py::arg("n_patterns"));
     m.def("masked_softmax", &masked_softmax, py::arg("inputs"), py::kw_only(), py::arg("paper"),
-          py::arg("composition"), py::arg("weights"), py::arg("fault"), py::arg("dtype"),
+          py::arg("composition"), py::arg("weights"), py::arg("dtype"),
           py::arg("stream").none(true));
     m.def("masked_softmax_backward", &masked_softmax_backward, py::arg("inputs"), py::kw_only(),
-          py::arg("paper"), py::arg("weights"), py::arg("grad_composition"),
+          py::arg("paper"), py::arg("composition"), py::arg("weights"), py::arg("grad_composition"),
           py::arg("grad_weights"), py::arg("dots"), py::arg("grad_element_logits"),
           py::arg("grad_pattern_logits"), py::arg("dtype"), py::arg("stream").none(true));
 }

@@ -41,8 +41,29 @@ SMOACS_HD float exp_nonpositive(float x) {
     return x < -87.0f ? 0.0f : value;
 }
 
+// The same with a relative error below 3e-16; 0 below -708. The Taylor polynomial of degree 13 is
+// good to 4e-18.
 SMOACS_HD double exp_nonpositive(double x) {
-    return exp(x);
+    const double shift = 6755399441055744.0;  // 1.5 * 2^52
+    const double shifted = x * 1.4426950408889634 + shift;
+    const double n = shifted - shift;
+    const double r = (x - n * 6.93147180369123816490e-01) - n * 1.90821492927058770002e-10;
+    double p = r * (1.0 / 6227020800) + (1.0 / 479001600);
+    p = p * r + (1.0 / 39916800);
+    p = p * r + (1.0 / 3628800);
+    p = p * r + (1.0 / 362880);
+    p = p * r + (1.0 / 40320);
+    p = p * r + (1.0 / 5040);
+    p = p * r + (1.0 / 720);
+    p = p * r + (1.0 / 120);
+    p = p * r + (1.0 / 24);
+    p = p * r + (1.0 / 6);
+    p = p * r + 0.5;
+    p = (p * r) * r + r + 1.0;
+    const double power =
+        bit_cast<double>((bit_cast<std::uint64_t>(shifted) << 52) + 0x3ff0000000000000u);
+    const double value = p * power;
+    return x < -708.0 ? 0.0 : value;
 }
 
 }  // namespace smoacs

@@ -65,9 +65,14 @@ SMOACS_LANES bool bit(std::uint32_t word, int j) {
 template <typename T>
 SMOACS_LANES void load(const T* from, int size, Row<T>& row) {
     for (int w = 0; w < kWords; ++w) {
-        for (int j = 0; j < kPerWord; ++j) {
-            const int z = w * kLanes + lane_of(j);
-            row[w * kPerWord + j] = z < size ? from[z] : T(0);
+        const T* word = from + w * kLanes;
+        const int rest = size - w * kLanes;
+        if (rest >= kLanes) {
+            for (int j = 0; j < kPerWord; ++j) row[w * kPerWord + j] = word[lane_of(j)];
+        } else {
+            for (int j = 0; j < kPerWord; ++j) {
+                row[w * kPerWord + j] = lane_of(j) < rest ? word[lane_of(j)] : T(0);
+            }
         }
     }
 }
@@ -75,9 +80,14 @@ SMOACS_LANES void load(const T* from, int size, Row<T>& row) {
 template <typename T>
 SMOACS_LANES void store(const Row<T>& row, int size, T* to) {
     for (int w = 0; w < kWords; ++w) {
-        for (int j = 0; j < kPerWord; ++j) {
-            const int z = w * kLanes + lane_of(j);
-            if (z < size) to[z] = row[w * kPerWord + j];
+        T* word = to + w * kLanes;
+        const int rest = size - w * kLanes;
+        if (rest >= kLanes) {
+            for (int j = 0; j < kPerWord; ++j) word[lane_of(j)] = row[w * kPerWord + j];
+        } else {
+            for (int j = 0; j < kPerWord; ++j) {
+                if (lane_of(j) < rest) word[lane_of(j)] = row[w * kPerWord + j];
+            }
         }
     }
 }

@@ -18,6 +18,8 @@ namespace smoacs {
 
 template <typename T>
 constexpr T kInfinity = std::numeric_limits<T>::infinity();
+template <typename T>
+constexpr T kNaN = std::numeric_limits<T>::quiet_NaN();
 
 // The paper's lower bound on logits: a masked one counts as 0, below all others.
 constexpr double kPaperFloor = 1e-6;
@@ -41,7 +43,8 @@ SMOACS_HD int n_words(const SoftmaxBatch<T>& batch) {
 }
 
 // What is wrong with the input, if anything: the kind in the top byte, where in the rest. The
-// smallest of several is reported, so that the answer does not depend on the order of work.
+// smallest of several is reported, so that the answer does not depend on the order of work. What
+// cannot be worked out is NaN: a GPU reports nothing else, since the host would have to wait.
 enum class Fault : std::int64_t {
     offsets,
     temperature,
@@ -82,25 +85,42 @@ SMOACS_HD T floored(T logit) {
 
 // --- One crystal ---------------------------------------------------------------------------------
 
+template <typename T>
+SMOACS_HD std::int64_t crystal_fault(const SoftmaxBatch<T>& batch, std::int64_t c) {
+    const int n = batch.n_patterns;
+    const T* logits = batch.pattern_logits + c * n;
+    const T temperature = batch.temperature[c * batch.temperature_stride];
+    const T inverse = T(1) / temperature;
+    if (!offsets_fit(batch, c)) return fault_at(Fault::offsets, c);
+    if (!(temperature > T(0)) || !(inverse > T(0)) || !is_finite(inverse)) {
+        return fault_at(Fault::temperature, c);
+    }
+    bool any = false;
+    for (int k = 0; k < n; ++k) {
+        if (is_padding(logits[k])) continue;
+        if (!is_finite(logits[k])) return fault_at(Fault::pattern_logit, c * n + k);
+        any = true;
+    }
+    return any ? kNoFault : fault_at(Fault::no_pattern, c);
+}
+
 // q = softmax(w / T) of crystal c.
 template <bool Paper, typename T>
 SMOACS_HD std::int64_t pattern_weights(const SoftmaxBatch<T>& batch, std::int64_t c, T* weights) {
     const int n = batch.n_patterns;
     const T* logits = batch.pattern_logits + c * n;
     T* q = weights + c * n;
-    const T temperature = batch.temperature[c * batch.temperature_stride];
-    const T inverse = T(1) / temperature;
-    if (!(temperature > T(0)) || !(inverse > T(0)) || !is_finite(inverse)) {
-        return fault_at(Fault::temperature, c);
+    const std::int64_t fault = crystal_fault(batch, c);
+    if (fault != kNoFault) {
+        for (int k = 0; k < n; ++k) q[k] = kNaN<T>;
+        return fault;
     }
+    const T inverse = T(1) / batch.temperature[c * batch.temperature_stride];
     T top = -kInfinity<T>;
     for (int k = 0; k < n; ++k) {
-        if (is_padding(logits[k])) continue;
-        if (!is_finite(logits[k])) return fault_at(Fault::pattern_logit, c * n + k);
-        const T logit = floored<Paper>(logits[k]);
+        const T logit = is_padding(logits[k]) ? logits[k] : floored<Paper>(logits[k]);
         top = logit > top ? logit : top;
     }
-    if (is_padding(top)) return fault_at(Fault::no_pattern, c);
     T total = 0;
     for (int k = 0; k < n; ++k) {
         q[k] = is_padding(logits[k]) ? T(0)
@@ -120,13 +140,15 @@ SMOACS_HD void pattern_gradient(const SoftmaxBatch<T>& batch, std::int64_t c, co
     const T* logits = batch.pattern_logits + c * n;
     T* grad = grad_logits + c * n;
     const T inverse = T(1) / batch.temperature[c * batch.temperature_stride];
-    T mean = 0;
-    for (int k = 0; k < n; ++k) {
-        T slope = grad_weights[c * n + k];
-        for (std::int64_t s = batch.ptr[c]; s < batch.ptr[c + 1]; ++s) slope += dots[s * n + k];
-        grad[k] = slope;
-        mean += q[k] * slope;
+    for (int k = 0; k < n; ++k) grad[k] = grad_weights[c * n + k];
+    // Nobody has checked the offsets on a GPU.
+    const std::int64_t first = batch.ptr[c] > 0 ? batch.ptr[c] : 0;
+    const std::int64_t last = batch.ptr[c + 1] < batch.n_sites ? batch.ptr[c + 1] : batch.n_sites;
+    for (std::int64_t s = first; s < last; ++s) {
+        for (int k = 0; k < n; ++k) grad[k] += dots[s * n + k];
     }
+    T mean = 0;
+    for (int k = 0; k < n; ++k) mean += q[k] * grad[k];
     for (int k = 0; k < n; ++k) {
         const bool held = q[k] == T(0) || (Paper && logits[k] < T(kPaperFloor));
         grad[k] = held ? T(0) : q[k] * (grad[k] - mean) * inverse;
@@ -134,6 +156,18 @@ SMOACS_HD void pattern_gradient(const SoftmaxBatch<T>& batch, std::int64_t c, co
 }
 
 // --- One site: the lanes share the elements ------------------------------------------------------
+
+// All patterns share the exponentials of a site, taken relative to the largest logit that any of
+// them allows. A pattern whose own logits all lie far below has too small a sum, where the error of
+// exp's argument would show, or none: below this one its exponentials are its own.
+constexpr double kLeastSum = 1e-4;
+
+// exp((logit - max) / T) of every element where a pattern allows it, and of one that is forbidden.
+template <typename T>
+struct Numerators {
+    Row<T> allowed;
+    T forbidden;
+};
 
 template <typename T, bool Paper>
 struct SoftmaxSite {
@@ -143,7 +177,10 @@ struct SoftmaxSite {
     const T* const weights;              // (K)
     const std::uint32_t* const allowed;  // (K, W)
     const T inverse;                     // 1 / T
+    int gap;                             // pattern that allows no element, or -1
+    std::uint32_t existing[kWords];      // bits that stand for elements
     Row<T> logits;
+    Numerators<T> shared;
 
     SMOACS_LANES SoftmaxSite(const SoftmaxBatch<T>& batch, std::int64_t site, std::int64_t crystal,
                              const T* weights)
@@ -152,42 +189,69 @@ struct SoftmaxSite {
           pattern_logits(batch.pattern_logits + crystal * batch.n_patterns),
           weights(weights + crystal * batch.n_patterns),
           allowed(batch.allowed + site * batch.n_patterns * n_words(batch)),
-          inverse(T(1) / batch.temperature[crystal * batch.temperature_stride]) {
+          inverse(T(1) / batch.temperature[crystal * batch.temperature_stride]),
+          gap(-1) {
         load(batch.element_logits + site * batch.n_elements, batch.n_elements, logits);
-    }
-
-    // Bits of word w that stand for elements.
-    SMOACS_LANES std::uint32_t existing(int w) const {
-        const int rest = batch.n_elements - w * kLanes;
-        return rest >= kLanes ? 0xffffffffu : rest > 0 ? (1u << rest) - 1u : 0u;
-    }
-
-    SMOACS_LANES std::uint32_t word(int k, int w) const {
-        const int n = n_words(batch);
-        return w < n ? allowed[k * n + w] & existing(w) : 0u;
-    }
-
-    // Turns values, minus infinity where there is none, into exp((value - max) / T); returns
-    // 1 / sum.
-    SMOACS_LANES T exponentials(Row<T>& values) const {
-        const T top = reduce<Max>(values);
-        for (int i = 0; i < kHeld; ++i) values[i] = exp_nonpositive((values[i] - top) * inverse);
-        return T(1) / reduce<Sum>(values);
-    }
-
-    // Numerators of p[k,:]; returns 1 / their sum.
-    SMOACS_LANES T pattern(int k, Row<T>& values) const {
-        const T none = -kInfinity<T>;
+        std::uint32_t any[kWords];
         for (int w = 0; w < kWords; ++w) {
-            const std::uint32_t may = word(k, w), is = existing(w);
+            const int rest = batch.n_elements - w * kLanes;
+            existing[w] = rest >= kLanes ? 0xffffffffu : rest > 0 ? (1u << rest) - 1u : 0u;
+            any[w] = 0;
+        }
+        for (int k = batch.n_patterns - 1; k >= 0; --k) {
+            if (is_padding(pattern_logits[k])) continue;
+            std::uint32_t may[kWords], all = 0;
+            words(k, may);
+            for (int w = 0; w < kWords; ++w) {
+                all |= may[w];
+                any[w] |= this->weights[k] == T(0) ? 0u : may[w];
+            }
+            if (all == 0) gap = k;
+        }
+        shared = numerators(any);
+    }
+
+    // The mask of pattern k.
+    SMOACS_LANES void words(int k, std::uint32_t (&may)[kWords]) const {
+        const int n = n_words(batch);
+        for (int w = 0; w < kWords; ++w) may[w] = w < n ? allowed[k * n + w] & existing[w] : 0u;
+    }
+
+    // For the elements in `may`.
+    SMOACS_LANES Numerators<T> numerators(const std::uint32_t (&may)[kWords]) const {
+        const T other = Paper ? T(0) : -kInfinity<T>;  // logit of a forbidden element
+        Numerators<T> result;
+        Row<T>& values = result.allowed;
+        for (int w = 0; w < kWords; ++w) {
             for (int j = 0; j < kPerWord; ++j) {
                 const int i = w * kPerWord + j;
-                const T logit = floored<Paper>(logits[i]);
-                const T masked = Paper && bit(is, j) ? T(0) : none;
-                values[i] = bit(may, j) ? logit : masked;
+                values[i] = bit(may[w], j) ? floored<Paper>(logits[i]) : other;
             }
         }
-        return exponentials(values);
+        const T top = reduce<Max>(values);
+        for (int i = 0; i < kHeld; ++i) values[i] = exp_nonpositive((values[i] - top) * inverse);
+        result.forbidden = Paper ? exp_nonpositive(-top * inverse) : T(0);
+        return result;
+    }
+
+    // Those under the mask `may`; returns their sum.
+    SMOACS_LANES T choose(const std::uint32_t (&may)[kWords], const Numerators<T>& from,
+                          Row<T>& values) const {
+        for (int w = 0; w < kWords; ++w) {
+            for (int j = 0; j < kPerWord; ++j) {
+                const int i = w * kPerWord + j;
+                const T other = Paper && bit(existing[w], j) ? from.forbidden : T(0);
+                values[i] = bit(may[w], j) ? from.allowed[i] : other;
+            }
+        }
+        return reduce<Sum>(values);
+    }
+
+    // Numerators of p[k,:], whose mask is `may`; returns 1 / their sum.
+    SMOACS_LANES T pattern(const std::uint32_t (&may)[kWords], Row<T>& values) const {
+        T sum = choose(may, shared, values);
+        if (sum < T(kLeastSum)) sum = choose(may, numerators(may), values);
+        return T(1) / sum;
     }
 
     // sum_k q[k] p[k,:]
@@ -195,8 +259,10 @@ struct SoftmaxSite {
         for (int i = 0; i < kHeld; ++i) sum[i] = 0;
         for (int k = 0; k < batch.n_patterns; ++k) {
             if (weights[k] == T(0)) continue;
+            std::uint32_t may[kWords];
+            words(k, may);
             Row<T> p;
-            const T scale = pattern(k, p) * weights[k];
+            const T scale = pattern(may, p) * weights[k];
             for (int i = 0; i < kHeld; ++i) sum[i] += p[i] * scale;
         }
     }
@@ -204,13 +270,14 @@ struct SoftmaxSite {
     // The paper's second softmax, in place.
     SMOACS_LANES void sharpen(Row<T>& values) const {
         for (int w = 0; w < kWords; ++w) {
-            const std::uint32_t is = existing(w);
             for (int j = 0; j < kPerWord; ++j) {
                 T& value = values[w * kPerWord + j];
-                value = bit(is, j) ? value : -kInfinity<T>;
+                value = bit(existing[w], j) ? value : -kInfinity<T>;
             }
         }
-        const T scale = exponentials(values);
+        const T top = reduce<Max>(values);
+        for (int i = 0; i < kHeld; ++i) values[i] = exp_nonpositive((values[i] - top) * inverse);
+        const T scale = T(1) / reduce<Sum>(values);
         for (int i = 0; i < kHeld; ++i) values[i] *= scale;
     }
 
@@ -218,32 +285,28 @@ struct SoftmaxSite {
         Row<T> zeros;
         for (int i = 0; i < kHeld; ++i) zeros[i] = logits[i] - logits[i];
         if (!(reduce<Sum>(zeros) == T(0))) return fault_at(Fault::element_logit, site);
-        for (int k = 0; k < batch.n_patterns; ++k) {
-            std::uint32_t any = 0;
-            for (int w = 0; w < kWords; ++w) any |= word(k, w);
-            if (any == 0 && !is_padding(pattern_logits[k])) {
-                return fault_at(Fault::no_element, site * batch.n_patterns + k);
-            }
-        }
-        return kNoFault;
+        return gap < 0 ? kNoFault : fault_at(Fault::no_element, site * batch.n_patterns + gap);
     }
 
-    // x, the composition of the site.
-    SMOACS_LANES void forward(T* composition) const {
+    // x, the composition of the site; returns what is wrong with the site.
+    SMOACS_LANES std::int64_t forward(T* composition) const {
+        const std::int64_t found = fault();
         Row<T> x;
         mixture(x);
         if (Paper) sharpen(x);
+        for (int i = 0; found != kNoFault && i < kHeld; ++i) x[i] = kNaN<T>;
         store(x, batch.n_elements, composition + site * batch.n_elements);
+        return found;
     }
 
     // Gradient to the logits of the site, and <dL/d mixture, p[k,:]> of every pattern.
-    SMOACS_LANES void backward(const T* grad_composition, T* grad_logits, T* dots) const {
+    SMOACS_LANES void backward(const T* composition, const T* grad_composition, T* grad_logits,
+                               T* dots) const {
         Row<T> g, grad;
         load(grad_composition + site * batch.n_elements, batch.n_elements, g);
         if (Paper) {
             Row<T> x;
-            mixture(x);
-            sharpen(x);
+            load(composition + site * batch.n_elements, batch.n_elements, x);
             const T mean = dot(g, x);
             for (int i = 0; i < kHeld; ++i) g[i] = x[i] * (g[i] - mean) * inverse;
         }
@@ -251,16 +314,18 @@ struct SoftmaxSite {
         for (int k = 0; k < batch.n_patterns; ++k) {
             T mean = 0;
             if (weights[k] != T(0)) {
+                std::uint32_t may[kWords];
+                words(k, may);
                 Row<T> p;
-                const T scale = pattern(k, p);
+                const T scale = pattern(may, p);
                 mean = dot(g, p) * scale;
                 const T weight = scale * weights[k] * inverse;
                 for (int w = 0; w < kWords; ++w) {
-                    const std::uint32_t may = word(k, w);
                     for (int j = 0; j < kPerWord; ++j) {
                         const int i = w * kPerWord + j;
                         const T slope = p[i] * (g[i] - mean) * weight;
-                        grad[i] += bit(may, j) ? slope : T(0);
+                        // In the exact form p is 0 wherever the element is forbidden.
+                        grad[i] += !Paper || bit(may[w], j) ? slope : T(0);
                     }
                 }
             }

@@ -10,7 +10,12 @@ namespace smoacs::cpu {
 namespace {
 
 // Fewer sites than this per thread are not worth waking it.
-constexpr std::int64_t kSitesPerThread = 64;
+constexpr std::int64_t kSitesPerThread = 128;
+
+template <typename T>
+int threads_for(const SoftmaxBatch<T>& batch) {
+    return num_threads(batch.n_sites / kSitesPerThread);
+}
 
 template <typename T, bool Paper>
 SMOACS_CLONES std::int64_t forward_sites(const SoftmaxBatch<T>& batch, std::int64_t first,
@@ -20,21 +25,20 @@ SMOACS_CLONES std::int64_t forward_sites(const SoftmaxBatch<T>& batch, std::int6
     for (std::int64_t site = first; site < last; ++site) {
         while (site >= batch.ptr[crystal + 1]) ++crystal;
         const SoftmaxSite<T, Paper> row(batch, site, crystal, weights);
-        fault = std::min(fault, row.fault());
-        row.forward(composition);
+        fault = std::min(fault, row.forward(composition));
     }
     return fault;
 }
 
 template <typename T, bool Paper>
 SMOACS_CLONES void backward_sites(const SoftmaxBatch<T>& batch, std::int64_t first,
-                                  std::int64_t last, const T* weights, const T* grad_composition,
-                                  T* dots, T* grad_logits) {
+                                  std::int64_t last, const T* composition, const T* weights,
+                                  const T* grad_composition, T* dots, T* grad_logits) {
     std::int64_t crystal = group_of(batch.ptr, batch.n_crystals, first);
     for (std::int64_t site = first; site < last; ++site) {
         while (site >= batch.ptr[crystal + 1]) ++crystal;
         const SoftmaxSite<T, Paper> row(batch, site, crystal, weights);
-        row.backward(grad_composition, grad_logits, dots);
+        row.backward(composition, grad_composition, grad_logits, dots);
     }
 }
 
@@ -45,7 +49,7 @@ std::int64_t forward(const SoftmaxBatch<T>& batch, T* composition, T* weights) {
         fault = std::min(fault, pattern_weights<Paper>(batch, c, weights));
     }
     if (fault != kNoFault) return fault;
-    const int threads = num_threads(batch.n_sites / kSitesPerThread);
+    const int threads = threads_for(batch);
 #pragma omp parallel for num_threads(threads) schedule(static) reduction(min : fault)
     for (int t = 0; t < threads; ++t) {
         const std::int64_t first = batch.n_sites * t / threads;
@@ -56,19 +60,18 @@ std::int64_t forward(const SoftmaxBatch<T>& batch, T* composition, T* weights) {
 }
 
 template <typename T, bool Paper>
-void backward(const SoftmaxBatch<T>& batch, const T* weights, const T* grad_composition,
-              const T* grad_weights, T* dots, T* grad_element_logits, T* grad_pattern_logits) {
-    const int threads = num_threads(batch.n_sites / kSitesPerThread);
-#pragma omp parallel for num_threads(threads) schedule(static)
-    for (int t = 0; t < threads; ++t) {
-        const std::int64_t first = batch.n_sites * t / threads;
-        const std::int64_t last = batch.n_sites * (t + 1) / threads;
-        backward_sites<T, Paper>(batch, first, last, weights, grad_composition, dots,
+void backward(const SoftmaxBatch<T>& batch, const T* composition, const T* weights,
+              const T* grad_composition, const T* grad_weights, T* dots, T* grad_element_logits,
+              T* grad_pattern_logits) {
+    share(batch.n_sites, threads_for(batch), [&](std::int64_t first, std::int64_t last) {
+        backward_sites<T, Paper>(batch, first, last, composition, weights, grad_composition, dots,
                                  grad_element_logits);
-    }
-    for (std::int64_t c = 0; c < batch.n_crystals; ++c) {
-        pattern_gradient<Paper>(batch, c, weights, dots, grad_weights, grad_pattern_logits);
-    }
+    });
+    share(batch.n_crystals, threads_for(batch), [&](std::int64_t first, std::int64_t last) {
+        for (std::int64_t c = first; c < last; ++c) {
+            pattern_gradient<Paper>(batch, c, weights, dots, grad_weights, grad_pattern_logits);
+        }
+    });
 }
 
 }  // namespace
@@ -80,19 +83,20 @@ std::int64_t masked_softmax(const SoftmaxBatch<T>& batch, bool paper, T* composi
 }
 
 template <typename T>
-void masked_softmax_backward(const SoftmaxBatch<T>& batch, bool paper, const T* weights,
-                             const T* grad_composition, const T* grad_weights, T* dots,
-                             T* grad_element_logits, T* grad_pattern_logits) {
+void masked_softmax_backward(const SoftmaxBatch<T>& batch, bool paper, const T* composition,
+                             const T* weights, const T* grad_composition, const T* grad_weights,
+                             T* dots, T* grad_element_logits, T* grad_pattern_logits) {
     const auto run = paper ? backward<T, true> : backward<T, false>;
-    run(batch, weights, grad_composition, grad_weights, dots, grad_element_logits,
+    run(batch, composition, weights, grad_composition, grad_weights, dots, grad_element_logits,
         grad_pattern_logits);
 }
 
 template std::int64_t masked_softmax(const SoftmaxBatch<float>&, bool, float*, float*);
 template std::int64_t masked_softmax(const SoftmaxBatch<double>&, bool, double*, double*);
 template void masked_softmax_backward(const SoftmaxBatch<float>&, bool, const float*, const float*,
-                                      const float*, float*, float*, float*);
+                                      const float*, const float*, float*, float*, float*);
 template void masked_softmax_backward(const SoftmaxBatch<double>&, bool, const double*,
-                                      const double*, const double*, double*, double*, double*);
+                                      const double*, const double*, const double*, double*, double*,
+                                      double*);
 
 }  // namespace smoacs::cpu

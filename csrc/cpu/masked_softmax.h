@@ -9,10 +9,11 @@ namespace smoacs::cpu {
 template <typename T>
 std::int64_t masked_softmax(const SoftmaxBatch<T>& batch, bool paper, T* composition, T* weights);
 
-// Gradients from those of both outputs; `weights` are the forward's, `dots` (S, K) is scratch.
+// Gradients from those of both outputs of the forward, which it also takes; `dots` (S, K) is
+// scratch.
 template <typename T>
-void masked_softmax_backward(const SoftmaxBatch<T>& batch, bool paper, const T* weights,
-                             const T* grad_composition, const T* grad_weights, T* dots,
-                             T* grad_element_logits, T* grad_pattern_logits);
+void masked_softmax_backward(const SoftmaxBatch<T>& batch, bool paper, const T* composition,
+                             const T* weights, const T* grad_composition, const T* grad_weights,
+                             T* dots, T* grad_element_logits, T* grad_pattern_logits);
 
 }  // namespace smoacs::cpu

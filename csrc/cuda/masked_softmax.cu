@@ -13,43 +13,31 @@ unsigned blocks_for(std::int64_t work, std::int64_t per_block) {
     return static_cast<unsigned>((work + per_block - 1) / per_block);
 }
 
-__device__ void report(std::int64_t found, std::int64_t* fault) {
-    static_assert(sizeof(long long) == sizeof(std::int64_t), "long long has 64 bits");
-    if (found != kNoFault) {
-        atomicMin(reinterpret_cast<long long*>(fault), static_cast<long long>(found));
-    }
-}
-
 // One thread per crystal.
 template <typename T, bool Paper>
-__global__ void crystals_forward(SoftmaxBatch<T> batch, T* weights, std::int64_t* fault) {
+__global__ void crystals_forward(SoftmaxBatch<T> batch, T* weights) {
     const std::int64_t c = blockIdx.x * std::int64_t(kThreads) + threadIdx.x;
-    if (c >= batch.n_crystals) return;
-    report(pattern_weights<Paper>(batch, c, weights), fault);
-    if (!offsets_fit(batch, c)) report(fault_at(Fault::offsets, c), fault);
+    if (c < batch.n_crystals) pattern_weights<Paper>(batch, c, weights);
 }
 
 // One warp per site.
 template <typename T, bool Paper>
-__global__ void sites_forward(SoftmaxBatch<T> batch, const T* weights, T* composition,
-                              std::int64_t* fault) {
+__global__ void sites_forward(SoftmaxBatch<T> batch, const T* weights, T* composition) {
     const std::int64_t s = blockIdx.x * std::int64_t(kSitesPerBlock) + threadIdx.x / kLanes;
     if (s >= batch.n_sites) return;
     const std::int64_t c = group_of(batch.ptr, batch.n_crystals, s);
     const SoftmaxSite<T, Paper> site(batch, s, c, weights);
-    const std::int64_t found = site.fault();
-    if (is_first_lane()) report(found, fault);
     site.forward(composition);
 }
 
 template <typename T, bool Paper>
-__global__ void sites_backward(SoftmaxBatch<T> batch, const T* weights, const T* grad_composition,
-                               T* dots, T* grad_logits) {
+__global__ void sites_backward(SoftmaxBatch<T> batch, const T* composition, const T* weights,
+                               const T* grad_composition, T* dots, T* grad_logits) {
     const std::int64_t s = blockIdx.x * std::int64_t(kSitesPerBlock) + threadIdx.x / kLanes;
     if (s >= batch.n_sites) return;
     const std::int64_t c = group_of(batch.ptr, batch.n_crystals, s);
     const SoftmaxSite<T, Paper> site(batch, s, c, weights);
-    site.backward(grad_composition, grad_logits, dots);
+    site.backward(composition, grad_composition, grad_logits, dots);
 }
 
 template <typename T, bool Paper>
@@ -61,27 +49,26 @@ __global__ void crystals_backward(SoftmaxBatch<T> batch, const T* weights, const
 }
 
 template <typename T, bool Paper>
-void forward(const SoftmaxBatch<T>& batch, T* composition, T* weights, std::int64_t* fault,
-             cudaStream_t stream) {
+void forward(const SoftmaxBatch<T>& batch, T* composition, T* weights, cudaStream_t stream) {
     if (batch.n_crystals == 0) return;
     crystals_forward<T, Paper>
-        <<<blocks_for(batch.n_crystals, kThreads), kThreads, 0, stream>>>(batch, weights, fault);
+        <<<blocks_for(batch.n_crystals, kThreads), kThreads, 0, stream>>>(batch, weights);
     check_launch("masked_softmax, crystals");
     if (batch.n_sites == 0) return;
     sites_forward<T, Paper><<<blocks_for(batch.n_sites, kSitesPerBlock), kThreads, 0, stream>>>(
-        batch, weights, composition, fault);
+        batch, weights, composition);
     check_launch("masked_softmax, sites");
 }
 
 template <typename T, bool Paper>
-void backward(const SoftmaxBatch<T>& batch, const T* weights, const T* grad_composition,
-              const T* grad_weights, T* dots, T* grad_element_logits, T* grad_pattern_logits,
-              cudaStream_t stream) {
+void backward(const SoftmaxBatch<T>& batch, const T* composition, const T* weights,
+              const T* grad_composition, const T* grad_weights, T* dots, T* grad_element_logits,
+              T* grad_pattern_logits, cudaStream_t stream) {
     if (batch.n_crystals == 0) return;
     if (batch.n_sites > 0) {
         sites_backward<T, Paper>
             <<<blocks_for(batch.n_sites, kSitesPerBlock), kThreads, 0, stream>>>(
-                batch, weights, grad_composition, dots, grad_element_logits);
+                batch, composition, weights, grad_composition, dots, grad_element_logits);
         check_launch("masked_softmax_backward, sites");
     }
     crystals_backward<T, Paper><<<blocks_for(batch.n_crystals, kThreads), kThreads, 0, stream>>>(
@@ -93,29 +80,28 @@ void backward(const SoftmaxBatch<T>& batch, const T* weights, const T* grad_comp
 
 template <typename T>
 void masked_softmax(const SoftmaxBatch<T>& batch, bool paper, T* composition, T* weights,
-                    std::int64_t* fault, std::uintptr_t stream) {
+                    std::uintptr_t stream) {
     const auto run = paper ? forward<T, true> : forward<T, false>;
-    run(batch, composition, weights, fault, reinterpret_cast<cudaStream_t>(stream));
+    run(batch, composition, weights, reinterpret_cast<cudaStream_t>(stream));
 }
 
 template <typename T>
-void masked_softmax_backward(const SoftmaxBatch<T>& batch, bool paper, const T* weights,
-                             const T* grad_composition, const T* grad_weights, T* dots,
-                             T* grad_element_logits, T* grad_pattern_logits,
+void masked_softmax_backward(const SoftmaxBatch<T>& batch, bool paper, const T* composition,
+                             const T* weights, const T* grad_composition, const T* grad_weights,
+                             T* dots, T* grad_element_logits, T* grad_pattern_logits,
                              std::uintptr_t stream) {
     const auto run = paper ? backward<T, true> : backward<T, false>;
-    run(batch, weights, grad_composition, grad_weights, dots, grad_element_logits,
+    run(batch, composition, weights, grad_composition, grad_weights, dots, grad_element_logits,
         grad_pattern_logits, reinterpret_cast<cudaStream_t>(stream));
 }
 
-template void masked_softmax(const SoftmaxBatch<float>&, bool, float*, float*, std::int64_t*,
-                             std::uintptr_t);
-template void masked_softmax(const SoftmaxBatch<double>&, bool, double*, double*, std::int64_t*,
-                             std::uintptr_t);
+template void masked_softmax(const SoftmaxBatch<float>&, bool, float*, float*, std::uintptr_t);
+template void masked_softmax(const SoftmaxBatch<double>&, bool, double*, double*, std::uintptr_t);
 template void masked_softmax_backward(const SoftmaxBatch<float>&, bool, const float*, const float*,
-                                      const float*, float*, float*, float*, std::uintptr_t);
-template void masked_softmax_backward(const SoftmaxBatch<double>&, bool, const double*,
-                                      const double*, const double*, double*, double*, double*,
+                                      const float*, const float*, float*, float*, float*,
                                       std::uintptr_t);
+template void masked_softmax_backward(const SoftmaxBatch<double>&, bool, const double*,
+                                      const double*, const double*, const double*, double*, double*,
+                                      double*, std::uintptr_t);
 
 }  // namespace smoacs::cuda

@@ -7,16 +7,17 @@
 
 namespace smoacs::cuda {
 
-// Writes composition (S, Z) and weights (C, K), all on the device, and lowers *fault (on the
-// device, from kNoFault) to the smallest fault found.
+// Writes composition (S, Z) and weights (C, K), all on the device; NaN where the input is at fault.
 template <typename T>
 void masked_softmax(const SoftmaxBatch<T>& batch, bool paper, T* composition, T* weights,
-                    std::int64_t* fault, std::uintptr_t stream);
+                    std::uintptr_t stream);
 
-// Gradients from those of both outputs; `weights` are the forward's, `dots` (S, K) is scratch.
+// Gradients from those of both outputs of the forward, which it also takes; `dots` (S, K) is
+// scratch.
 template <typename T>
-void masked_softmax_backward(const SoftmaxBatch<T>& batch, bool paper, const T* weights,
-                             const T* grad_composition, const T* grad_weights, T* dots,
-                             T* grad_element_logits, T* grad_pattern_logits, std::uintptr_t stream);
+void masked_softmax_backward(const SoftmaxBatch<T>& batch, bool paper, const T* composition,
+                             const T* weights, const T* grad_composition, const T* grad_weights,
+                             T* dots, T* grad_element_logits, T* grad_pattern_logits,
+                             std::uintptr_t stream);
 
 }  // namespace smoacs::cuda

@@ -74,8 +74,9 @@ void matches_the_formula(double tolerance) {
         // The sum of all probabilities is constant: its gradient vanishes, in both forms.
         for (bool paper : {false, true}) {
             smoacs::cpu::masked_softmax(given.batch(), paper, x.data(), q.data());
-            smoacs::cpu::masked_softmax_backward(given.batch(), paper, q.data(), gx.data(),
-                                                 gq.data(), dots.data(), ga.data(), gw.data());
+            smoacs::cpu::masked_softmax_backward(given.batch(), paper, x.data(), q.data(),
+                                                 gx.data(), gq.data(), dots.data(), ga.data(),
+                                                 gw.data());
             for (T g : ga) CHECK(std::fabs(g) < tolerance);
             for (T g : gw) CHECK(std::fabs(g) < 10 * tolerance);
         }
@@ -90,10 +91,12 @@ void reports_the_smallest_fault() {
     };
     for (int w = 0; w < 4; ++w) given.allowed[(2 * 2 + 1) * 4 + w] = 0;
     CHECK(run() == smoacs::fault_at(Fault::no_element, 2 * 2 + 1));
+    CHECK(std::isfinite(x[2 * 98 - 1]) && std::isnan(x[2 * 98]) && std::isnan(x[3 * 98 - 1]));
     given.logits[98 + 97] = std::nanf("");
     CHECK(run() == smoacs::fault_at(Fault::element_logit, 1));
     given.patterns[3] = std::nanf("");
     CHECK(run() == smoacs::fault_at(Fault::pattern_logit, 3));
+    CHECK(std::isfinite(q[1]) && std::isnan(q[2]) && std::isnan(q[3]));
     given.temperature[0] = 0;
     CHECK(run() == smoacs::fault_at(Fault::temperature, 0));
 }

@@ -128,7 +128,9 @@ def masked_softmax(
         If a dtype is wrong.
     ValueError
         If shapes, devices or offsets do not match, T is not positive, a logit is NaN, or a site
-        has no allowed element under one of its crystal's patterns.
+        has no allowed element under one of its crystal's patterns. What only the values tell
+        (all but shapes, devices and a T that is a float) raises on the CPU; on a GPU, where the
+        host would have to wait for it, the results of that crystal or site are NaN.
     """
     device = element_logits.device
     check_tensor("element_logits", element_logits, (None, None), _FLOATS, device)
@@ -192,11 +194,12 @@ def _like(element_logits: Tensor, pattern_logits: Tensor, *_: Any) -> tuple[Tens
 
 @operator(
     "masked_softmax_backward",
-    fake=lambda grad_composition, grad_weights, weights, *inputs: _like(*inputs),
+    fake=lambda grad_composition, grad_weights, composition, weights, *inputs: _like(*inputs),
 )
 def _masked_softmax_backward(
     grad_composition: Tensor,
     grad_weights: Tensor,
+    composition: Tensor,
     weights: Tensor,
     element_logits: Tensor,
     pattern_logits: Tensor,
@@ -212,6 +215,7 @@ def _masked_softmax_backward(
         element_logits,
         inputs.native(),
         paper=paper,
+        composition=composition.contiguous(),
         weights=weights.contiguous(),
         grad_composition=grad_composition.contiguous(),
         grad_weights=grad_weights.contiguous(),
@@ -224,7 +228,7 @@ def _masked_softmax_backward(
 
 def _save(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, Tensor]) -> None:
     *tensors, ctx.paper = inputs
-    ctx.save_for_backward(output[1], *tensors)
+    ctx.save_for_backward(*output, *tensors)
 
 
 def _differentiate(
@@ -251,7 +255,6 @@ def _masked_softmax(
 ) -> tuple[Tensor, Tensor]:
     inputs = _Inputs.contiguous(element_logits, pattern_logits, words, ptr, temperature)
     composition, weights = _like(element_logits, pattern_logits)
-    fault = ptr.new_full((1,), kernels().NO_FAULT)
     launch(
         "masked_softmax",
         element_logits,
@@ -259,9 +262,5 @@ def _masked_softmax(
         paper=paper,
         composition=composition,
         weights=weights,
-        fault=fault,
     )
-    message = kernels().describe_fault(fault.item(), pattern_logits.shape[1])
-    if message is not None:
-        raise ValueError(message)
     return composition, weights
