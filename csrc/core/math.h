@@ -1,4 +1,5 @@
-// exp for softmax: arguments are never positive.
+// Functions without branches and library calls, so that loops over them become vector code, and so
+// that all devices get the same bits.
 #pragma once
 
 #include <cmath>
@@ -18,7 +19,6 @@ SMOACS_HD To bit_cast(From from) {
 }
 
 // exp(x) for x <= 0 (minus infinity included) with a relative error below 1.5e-7; 0 below -87.
-// No branch and no library call, so that loops over it become vector code.
 //
 // x is split into n ln 2 + r with |r| <= ln 2 / 2, where the Taylor polynomial of degree 7 is good
 // to 6e-9.
@@ -64,6 +64,66 @@ SMOACS_HD double exp_nonpositive(double x) {
         bit_cast<double>((bit_cast<std::uint64_t>(shifted) << 52) + 0x3ff0000000000000u);
     const double value = p * power;
     return x < -708.0 ? 0.0 : value;
+}
+
+// log(x) for normal numbers x > 0, to about one unit in the last place.
+//
+// x is split into 2^n (1 + f) with 1 + f between sqrt(1/2) and sqrt(2), and s = f / (2 + f) into
+// the series log(1 + f) = 2 s (1 + s^2 / 3 + s^4 / 5 + ...), arranged so that its first term is f.
+SMOACS_HD double log_positive(double x) {
+    const std::uint64_t bits = bit_cast<std::uint64_t>(x);
+    const std::uint64_t above = bits - 0x3fe6a09e667f3bcdu;  // sqrt(1/2)
+    const std::uint64_t biased = (above + 0x3ff0000000000000u) >> 52;
+    // As an integer below 2^52 in the low bits of 2^52.
+    const double n = bit_cast<double>(biased | 0x4330000000000000u) - (4503599627370496.0 + 1023.0);
+    const double f = bit_cast<double>(bits - (above & 0xfff0000000000000u)) - 1.0;
+    const double s = f / (2.0 + f);
+    const double z = s * s;
+    double p = z * (2.0 / 23) + (2.0 / 21);
+    p = p * z + (2.0 / 19);
+    p = p * z + (2.0 / 17);
+    p = p * z + (2.0 / 15);
+    p = p * z + (2.0 / 13);
+    p = p * z + (2.0 / 11);
+    p = p * z + (2.0 / 9);
+    p = p * z + (2.0 / 7);
+    p = p * z + (2.0 / 5);
+    p = p * z + (2.0 / 3);
+    const double half = 0.5 * f * f;
+    const double low = n * 1.90821492927058770002e-10;
+    return n * 6.93147180369123816490e-01 - ((half - (s * (half + p * z) + low)) - f);
+}
+
+// cos(x) and sin(x) for x from 0 to 2 pi, to about one unit in the last place: Taylor polynomials
+// of what is left of x after the nearest multiple of pi / 2.
+SMOACS_HD void cos_sin(double x, double* cosine, double* sine) {
+    const double shift = 6755399441055744.0;  // 1.5 * 2^52
+    const double shifted = x * 0.6366197723675814 + shift;
+    const double n = shifted - shift;
+    // pi / 2 in two parts: n times the first is exact.
+    const double r = (x - n * 1.57079632673412561417) - n * 6.07710050650619224932e-11;
+    const double z = r * r;
+    double s = z * (1.0 / 355687428096000) - (1.0 / 1307674368000);
+    s = s * z + (1.0 / 6227020800);
+    s = s * z - (1.0 / 39916800);
+    s = s * z + (1.0 / 362880);
+    s = s * z - (1.0 / 5040);
+    s = s * z + (1.0 / 120);
+    s = s * z - (1.0 / 6);
+    s = (s * z) * r + r;
+    double c = z * (1.0 / 20922789888000) - (1.0 / 87178291200);
+    c = c * z + (1.0 / 479001600);
+    c = c * z - (1.0 / 3628800);
+    c = c * z + (1.0 / 40320);
+    c = c * z - (1.0 / 720);
+    c = c * z + (1.0 / 24);
+    c = (c * z) * z + (1.0 - 0.5 * z);
+    const std::uint64_t quarter = bit_cast<std::uint64_t>(shifted);
+    const bool odd = (quarter & 1) != 0;
+    const std::uint64_t along = bit_cast<std::uint64_t>(odd ? s : c);
+    const std::uint64_t across = bit_cast<std::uint64_t>(odd ? c : s);
+    *cosine = bit_cast<double>(along ^ ((quarter + 1) & 2) << 62);
+    *sine = bit_cast<double>(across ^ (quarter & 2) << 62);
 }
 
 }  // namespace smoacs

@@ -8,6 +8,7 @@
 #include <cstdint>
 
 #include "core/macros.h"
+#include "core/math.h"
 
 namespace smoacs {
 
@@ -18,6 +19,9 @@ struct PhiloxBlock {
 // The bijection: ten rounds on a 128-bit counter under a 64-bit key.
 SMOACS_HD PhiloxBlock philox4x32(PhiloxBlock counter, std::uint32_t key0, std::uint32_t key1) {
     std::uint32_t* x = counter.word;
+#ifndef __CUDACC__
+#pragma GCC unroll 10  // else loops over counters do not become vector code
+#endif
     for (int round = 0; round < 10; ++round) {
         const std::uint64_t a = std::uint64_t{0xD2511F53u} * x[0];
         const std::uint64_t b = std::uint64_t{0xCD9E8D57u} * x[2];
@@ -58,7 +62,10 @@ struct Pair {
 
 // 53 random bits as a number in [0, 1).
 SMOACS_HD double unit_interval(std::uint32_t high, std::uint32_t low) {
-    return ((high >> 5) * 67108864.0 + (low >> 6)) * (1.0 / 9007199254740992.0);
+    // Through signed integers, which all instruction sets convert.
+    const auto upper = static_cast<std::int32_t>(high >> 5);
+    const auto lower = static_cast<std::int32_t>(low >> 6);
+    return (upper * 67108864.0 + lower) * (1.0 / 9007199254740992.0);
 }
 
 // Numbers 2 * index and 2 * index + 1 of a stream, uniform in [0, 1).
@@ -68,12 +75,13 @@ SMOACS_HD Pair uniform_pair(const RandomStream& stream, std::uint32_t index) {
 }
 
 // Numbers 2 * index and 2 * index + 1 of a stream, normally distributed (Box and Muller). Worked
-// out in double precision, so that devices differ by its rounding alone.
+// out in double precision by functions that give all devices the same bits.
 SMOACS_HD Pair normal_pair(const RandomStream& stream, std::uint32_t index) {
     const Pair u = uniform_pair(stream, index);
-    const double radius = sqrt(-2.0 * log(1.0 - u.first));
-    const double angle = 6.283185307179586 * u.second;
-    return {radius * cos(angle), radius * sin(angle)};
+    const double radius = sqrt(-2.0 * log_positive(1.0 - u.first));
+    Pair direction;
+    cos_sin(6.283185307179586 * u.second, &direction.first, &direction.second);
+    return {radius * direction.first, radius * direction.second};
 }
 
 // To the output type. Rounding a uniform number to float could give 1, so its last bits are cut.

@@ -29,27 +29,25 @@ struct RandomBatch {
     }
 };
 
-// What to do with pair number `index` of a crystal: each writes the one or two numbers that exist.
+// What to do with the numbers of a crystal: whether it takes none, how a pair is drawn, and where
+// number i goes.
 
 template <typename T, bool Normal>
 struct Fill {
     T* out;
 
-    SMOACS_HD void operator()(const RandomBatch& batch, std::int64_t crystal,
-                              std::int64_t index) const {
-        T* to = out + batch.begin(crystal) + 2 * index;
-        const RandomStream stream = batch.stream(crystal);
-        const auto block = static_cast<std::uint32_t>(index);
-        const Pair pair = Normal ? normal_pair(stream, block) : uniform_pair(stream, block);
-        write(pair.first, to);
-        if (2 * index + 1 < batch.count(crystal)) write(pair.second, to + 1);
+    SMOACS_HD bool keeps(std::int64_t) const { return false; }
+    SMOACS_HD void keep(const RandomBatch&, std::int64_t, std::int64_t) const {}
+    SMOACS_HD static Pair draw(const RandomStream& stream, std::uint32_t index) {
+        return Normal ? normal_pair(stream, index) : uniform_pair(stream, index);
     }
-
-    SMOACS_HD static void write(double value, T* to) {
+    SMOACS_HD void put(const RandomBatch& batch, std::int64_t crystal, std::int64_t i,
+                       double number) const {
+        T* to = out + batch.begin(crystal) + i;
         if (Normal) {
-            *to = static_cast<T>(value);
+            *to = static_cast<T>(number);
         } else {
-            convert_uniform(value, to);
+            convert_uniform(number, to);
         }
     }
 };
@@ -62,21 +60,38 @@ struct Resample {
     T sigma;
     T* out;
 
-    SMOACS_HD void operator()(const RandomBatch& batch, std::int64_t crystal,
-                              std::int64_t index) const {
-        const std::int64_t parent = parents[crystal];
-        const T* from = values + batch.begin(parent) + 2 * index;
-        T* to = out + batch.begin(crystal) + 2 * index;
-        const bool both = 2 * index + 1 < batch.count(crystal);
-        if (parent == crystal) {
-            to[0] = from[0];
-            if (both) to[1] = from[1];
-            return;
-        }
-        const Pair noise = normal_pair(batch.stream(crystal), static_cast<std::uint32_t>(index));
-        to[0] = from[0] + sigma * static_cast<T>(noise.first);
-        if (both) to[1] = from[1] + sigma * static_cast<T>(noise.second);
+    SMOACS_HD bool keeps(std::int64_t crystal) const { return parents[crystal] == crystal; }
+    SMOACS_HD void keep(const RandomBatch& batch, std::int64_t crystal, std::int64_t i) const {
+        out[batch.begin(crystal) + i] = values[batch.begin(crystal) + i];
+    }
+    SMOACS_HD static Pair draw(const RandomStream& stream, std::uint32_t index) {
+        return normal_pair(stream, index);
+    }
+    SMOACS_HD void put(const RandomBatch& batch, std::int64_t crystal, std::int64_t i,
+                       double number) const {
+        out[batch.begin(crystal) + i] =
+            values[batch.begin(parents[crystal]) + i] + sigma * static_cast<T>(number);
     }
 };
+
+// Numbers 2 * first to 2 * (first + Pairs) - 1 of a crystal, as far as they exist.
+template <int Pairs, typename Op>
+SMOACS_HD void run_pairs(const RandomBatch& batch, const Op& op, std::int64_t crystal,
+                         std::int64_t first) {
+    const std::int64_t rest = batch.count(crystal) - 2 * first;
+    const int n = rest < 2 * Pairs ? static_cast<int>(rest) : 2 * Pairs;
+    if (op.keeps(crystal)) {
+        for (int i = 0; i < n; ++i) op.keep(batch, crystal, 2 * first + i);
+        return;
+    }
+    const RandomStream stream = batch.stream(crystal);
+    double numbers[2 * Pairs];
+    for (int j = 0; j < Pairs; ++j) {
+        const Pair pair = Op::draw(stream, static_cast<std::uint32_t>(first + j));
+        numbers[2 * j] = pair.first;
+        numbers[2 * j + 1] = pair.second;
+    }
+    for (int i = 0; i < n; ++i) op.put(batch, crystal, 2 * first + i, numbers[i]);
+}
 
 }  // namespace smoacs

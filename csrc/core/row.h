@@ -85,8 +85,8 @@ SMOACS_LANES void store(const Row<T>& row, int size, T* to) {
         if (rest >= kLanes) {
             for (int j = 0; j < kPerWord; ++j) word[lane_of(j)] = row[w * kPerWord + j];
         } else {
-            for (int j = 0; j < kPerWord; ++j) {
-                if (lane_of(j) < rest) word[lane_of(j)] = row[w * kPerWord + j];
+            for (int j = 0; j < kPerWord && lane_of(j) < rest; ++j) {
+                word[lane_of(j)] = row[w * kPerWord + j];
             }
         }
     }

@@ -208,7 +208,7 @@ struct SoftmaxSite {
             }
             if (all == 0) gap = k;
         }
-        shared = numerators(any);
+        numerators(any, shared);
     }
 
     // The mask of pattern k.
@@ -218,9 +218,8 @@ struct SoftmaxSite {
     }
 
     // For the elements in `may`.
-    SMOACS_LANES Numerators<T> numerators(const std::uint32_t (&may)[kWords]) const {
+    SMOACS_LANES void numerators(const std::uint32_t (&may)[kWords], Numerators<T>& result) const {
         const T other = Paper ? T(0) : -kInfinity<T>;  // logit of a forbidden element
-        Numerators<T> result;
         Row<T>& values = result.allowed;
         for (int w = 0; w < kWords; ++w) {
             for (int j = 0; j < kPerWord; ++j) {
@@ -231,7 +230,6 @@ struct SoftmaxSite {
         const T top = reduce<Max>(values);
         for (int i = 0; i < kHeld; ++i) values[i] = exp_nonpositive((values[i] - top) * inverse);
         result.forbidden = Paper ? exp_nonpositive(-top * inverse) : T(0);
-        return result;
     }
 
     // Those under the mask `may`; returns their sum.
@@ -250,7 +248,11 @@ struct SoftmaxSite {
     // Numerators of p[k,:], whose mask is `may`; returns 1 / their sum.
     SMOACS_LANES T pattern(const std::uint32_t (&may)[kWords], Row<T>& values) const {
         T sum = choose(may, shared, values);
-        if (sum < T(kLeastSum)) sum = choose(may, numerators(may), values);
+        if (sum < T(kLeastSum)) {
+            Numerators<T> own;
+            numerators(may, own);
+            sum = choose(may, own, values);
+        }
         return T(1) / sum;
     }
 

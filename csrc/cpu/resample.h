@@ -5,7 +5,7 @@
 
 namespace smoacs::cpu {
 
-// Calls op(batch, crystal, pair) for every pair of numbers of every crystal. Op is one of Fill<T,
+// Runs op over every pair of numbers of every crystal. Op is one of Fill<T,
 // Normal> and Resample<T>.
 template <typename Op>
 void for_each_pair(const RandomBatch& batch, const Op& op);

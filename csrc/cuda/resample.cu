@@ -15,7 +15,7 @@ __global__ void pairs(RandomBatch batch, Op op) {
     if (number >= batch.n_rows * batch.width) return;
     const std::int64_t c = group_of(batch.ptr, batch.n_crystals, number / batch.width);
     const std::int64_t i = number - batch.begin(c);
-    if (i % 2 == 0) op(batch, c, i / 2);
+    if (i % 2 == 0) run_pairs<1>(batch, op, c, i / 2);
 }
 
 }  // namespace

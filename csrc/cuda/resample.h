@@ -5,7 +5,7 @@
 
 namespace smoacs::cuda {
 
-// Calls op(batch, crystal, pair) for every pair of numbers of every crystal. Op is one of Fill<T,
+// Runs op over every pair of numbers of every crystal. Op is one of Fill<T,
 // Normal> and Resample<T>. All arrays are on the device.
 template <typename Op>
 void for_each_pair(const RandomBatch& batch, const Op& op, std::uintptr_t stream);

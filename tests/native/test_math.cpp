@@ -1,9 +1,43 @@
-// exp_nonpositive against the C library in double precision.
+// Our functions against the C library.
 #include <cmath>
+#include <initializer_list>
 #include <limits>
 
 #include "check.h"
 #include "core/math.h"
+
+namespace {
+
+// Numbers of double precision, in units of the result's last place.
+void double_precision() {
+    double exponential = 0, logarithm = 0, circle = 0;
+    for (int i = 0; i <= 1000000; ++i) {
+        const double x = -708e-6 * i;
+        const double power = std::exp(x);
+        exponential = std::fmax(exponential, std::fabs(smoacs::exp_nonpositive(x) - power) / power);
+        // Near 1 as well as near 0, where random numbers are.
+        for (const double y : {1e-6 * i + 1e-9, std::ldexp(1.0, -53) * (i + 1)}) {
+            const double exact = std::log(y);
+            const double error = std::fabs(smoacs::log_positive(y) - exact);
+            if (error > 0) logarithm = std::fmax(logarithm, error / std::fabs(exact));
+        }
+        const double angle = 6.283185307179586e-6 * i;
+        double cosine, sine;
+        smoacs::cos_sin(angle, &cosine, &sine);
+        circle = std::fmax(circle, std::fabs(cosine - std::cos(angle)));
+        circle = std::fmax(circle, std::fabs(sine - std::sin(angle)));
+    }
+    std::printf("largest errors of exp, log, cos and sin in double precision: %.3g %.3g %.3g\n",
+                exponential, logarithm, circle);
+    CHECK(exponential < 3e-16);
+    CHECK(logarithm < 3e-16);
+    CHECK(circle < 2.3e-16);
+    CHECK(smoacs::exp_nonpositive(0.0) == 1.0);
+    CHECK(smoacs::exp_nonpositive(-708.1) == 0.0);
+    CHECK(smoacs::log_positive(1.0) == 0.0);
+}
+
+}  // namespace
 
 int main() {
     using smoacs::exp_nonpositive;
@@ -20,4 +54,5 @@ int main() {
     CHECK(exp_nonpositive(-3e38f) == 0.0f);
     CHECK(exp_nonpositive(-std::numeric_limits<float>::infinity()) == 0.0f);
     CHECK(exp_nonpositive(-std::numeric_limits<double>::infinity()) == 0.0);
+    double_precision();
 }

@@ -353,6 +353,41 @@ def test_bad_values_are_named(message):
         case.run(0.1)
 
 
+@pytest.mark.cuda
+def test_bad_values_are_nan_on_a_gpu():
+    case = problem().to("cuda", torch.float32)
+    x, q = _no_element(case).run(0.1)
+    assert x.isnan().all(1).nonzero().tolist() == [[6]]
+    assert q.isfinite().all()
+    x, q = _with(case, "pattern_logits", (1, 2), torch.nan).run(0.1)
+    assert x.isnan().all(1).nonzero().tolist() == [[5]]
+    assert q.isnan().all(1).tolist() == [False, True, False]
+
+
+@pytest.mark.parametrize("dtype", DTYPES)
+@pytest.mark.parametrize("masking", FORMS)
+@pytest.mark.parametrize("device", DEVICES)
+def test_patterns_far_below_the_best_element_are_exact(device, masking, dtype):
+    """A pattern with weight whose elements all lie tens or thousands of T below the best one."""
+    case = problem([6], patterns=4)
+    depth = torch.tensor([0.0, 8.0, 40.0, 5000.0]).double()
+    allowed = torch.arange(98)[None, None, :] % 4 == torch.arange(4)[None, :, None]
+    logits = case.element_logits.abs() - depth[torch.arange(98) % 4]
+    case = Problem(logits + 5001, torch.zeros(1, 4).double(), allowed.repeat(6, 1, 1), case.ptr)
+    kernel = case.to(device, dtype)
+    rounded = kernel.to("cpu", torch.float64)
+    close(
+        kernel.run(1.0, masking),
+        rounded.run(1.0, masking, reference.masked_softmax),
+        TOLERANCE[dtype],
+    )
+    close(
+        kernel.gradients(1.0, masking),
+        rounded.gradients(1.0, masking, reference.masked_softmax),
+        TOLERANCE[dtype],
+    )
+
+
 @pytest.mark.parametrize("temperature", [0.0, -1.0, float("nan"), float("inf")])
 def test_bad_temperature(temperature):
     with pytest.raises(ValueError, match="temperature must be positive and finite"):

@@ -197,7 +197,7 @@ def _run(kernel: str, streams: _Streams, out: Tensor, **arguments: Any) -> Tenso
     """Fill ``out`` by a kernel that draws numbers."""
     streams = streams.each(Tensor.contiguous)
     # Checked in host memory; on a GPU that takes a copy of these few numbers.
-    host = streams.each(Tensor.cpu)
+    host = streams if out.is_cpu else streams.each(Tensor.cpu)
     launch(kernel, out, streams.native(), host=host.native(), out=out, **arguments)
     return out
 
