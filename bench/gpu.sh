@@ -9,7 +9,8 @@
 # and summary.txt. Every stage has a time limit, and none depends on the success of another but the
 # build. SMOACS_MARK chooses the cases; "not cuda" tries the script on a machine without a GPU.
 # Peers take part if their wheels are there: vesin, alignn (with jarvis-tools, xmltodict, toolz,
-# pydantic-settings, python-dotenv). pymatgen may need plotly's or bibtexparser's (pylatexenc).
+# pydantic-settings, python-dotenv). Easily forgotten, as others need them: typing-inspection (by
+# pydantic), latexcodec (by pybtex) and pylatexenc (by bibtexparser).
 set -uo pipefail
 cd "$(dirname "$0")/.." || exit
 
