@@ -27,6 +27,7 @@ template <typename T>
 SoftmaxBatch<T> checked(const Inputs& in, const Stream& stream) {
     require_size(in.n_sites, "n_sites");
     require_size(in.n_crystals, "n_crystals");
+    require(in.n_crystals > 0 || in.n_sites == 0, "sites without a crystal");
     require(in.n_patterns >= 1, "there must be at least one pattern");
     require(in.n_elements >= 1 && in.n_elements <= kRowSize,
             "there must be 1 to 128 elements, got " + std::to_string(in.n_elements));

@@ -68,7 +68,11 @@ class Adam:
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
         """Continue from a copy of a saved state."""
         self._state = {
-            place: {name: value.clone() for name, value in moments.items()}
+            place: {
+                # Adam reads the number of steps on the host, wherever the moments are.
+                name: value.cpu().clone() if name == "step" else value.clone()
+                for name, value in moments.items()
+            }
             for place, moments in state["state"].items()
         }
 

@@ -338,6 +338,9 @@ FAULTS = {
     "ptr ends at 8": lambda p: replace(p, ptr=torch.tensor([0, 5, 6, 8])),
     "ptr falls": lambda p: replace(p, ptr=torch.tensor([0, 6, 5, 9])),
     "ptr must start at 0": lambda p: replace(p, ptr=torch.tensor([1, 5, 6, 9])),
+    "sites without a crystal": lambda p: replace(
+        p, pattern_logits=p.pattern_logits[:0], ptr=p.ptr[:1]
+    ),
     "about 97 elements": lambda p: replace(p, allowed=p.allowed[..., :97]),
     "1 to 128 elements, got 129": lambda p: replace(
         p, allowed=torch.ones(9, 3, 129, dtype=torch.bool)
