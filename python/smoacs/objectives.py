@@ -235,7 +235,7 @@ class IonicContacts:
     large. The value is the contact strain: the root mean square over the sites of
     ``ln(distance / sum of the two ionic radii)`` to the nearest ion of opposite charge; nan for a
     crystal with a neutral site, or with a site that has no opposite ion within 7 Å. Of the
-    charge-neutral crystals of the Materials Project, 83 % keep within the default limit.
+    charge-neutral crystals of the Materials Project, 84 % keep within the default limit.
 
     Parameters
     ----------
