@@ -116,6 +116,22 @@ def test_the_first_predictor_that_gives_a_property_also_gives_its_error(crystals
     assert found.outside["density"].nonzero().flatten().tolist() == [0, 1]
 
 
+@pytest.mark.parametrize("n_rows", [1, 6, 24])
+def test_expected_errors_do_not_depend_on_the_batch(n_rows):
+    random = torch.Generator().manual_seed(0)
+    limit = torch.full((2,), 3.0)
+    errors = LastLayerError(
+        torch.randn(64, 64, generator=random),
+        torch.randn(2, 64, generator=random) / 8,
+        torch.zeros(2),
+        -limit,
+        limit,
+    )
+    features = torch.randn(200, 64, generator=random)
+    parts = [errors(part) for part in features.split(n_rows)]
+    assert torch.equal(torch.cat(parts), errors(features))
+
+
 def test_a_table_has_a_row_for_every_crystal():
     part = Assessment(
         {"gap": torch.tensor([1.0, 2.0])},

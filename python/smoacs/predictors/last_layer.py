@@ -8,6 +8,8 @@ from contextlib import contextmanager
 import torch
 from torch import Tensor, nn
 
+from smoacs.predictors.layers import linear
+
 
 class LastLayerError(nn.Module):
     """Local prediction rigidity of the last layer: how far training data pin a prediction down.
@@ -46,11 +48,11 @@ class LastLayerError(nn.Module):
 
     def leverage(self, features: Tensor) -> Tensor:
         """``sqrt(f^T (F^T F + s^2)^-1 f)`` of features (C, H), (C,)."""
-        return (features @ self.whitening).norm(dim=1)
+        return linear(features, self.whitening.T).norm(dim=1)
 
     def forward(self, features: Tensor) -> Tensor:
         """Standard deviations (C, P) of the predictions from features (C, H)."""
-        log_alpha = features @ self.weight.T + self.bias
+        log_alpha = linear(features, self.weight, self.bias)
         log_alpha = torch.minimum(torch.maximum(log_alpha, self.low), self.high)
         return self.leverage(features)[:, None] * log_alpha.exp()
 
