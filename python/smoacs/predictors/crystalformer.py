@@ -275,25 +275,24 @@ class Crystalformer(nn.Module):
 def _pair_products(q: Tensor, k: Tensor, pairs: AtomPairs) -> Tensor:
     """Scaled products (P, H) of the queries and keys (S, H, D) of all pairs."""
     heads = q.shape[1]
-    q = q * q.shape[2] ** -0.5
+    rows = pairs.grouped(q * q.shape[2] ** -0.5)
     products = []
-    for sites in pairs.groups:
-        rows = q[sites].transpose(1, 2).flatten(0, 1)
-        columns = k[sites].permute(0, 2, 3, 1).flatten(0, 1)
-        product = batched_product(rows, columns).unflatten(0, (-1, heads))
-        products.append(product.permute(0, 2, 3, 1).reshape(-1, heads))
+    for row, column in zip(rows, pairs.grouped(k), strict=True):
+        columns = column.permute(0, 2, 3, 1).flatten(0, 1)
+        product = batched_product(row.transpose(1, 2).flatten(0, 1), columns)
+        products.append(product.unflatten(0, (-1, heads)).permute(0, 2, 3, 1).reshape(-1, heads))
     return torch.cat(products)
 
 
 def _pair_sums(weights: Tensor, v: Tensor, pairs: AtomPairs) -> Tensor:
     """Sum over the second atoms of all pairs of their vectors (S, H, D), weighted (P, H)."""
     heads = v.shape[1]
-    parts = weights.split([sites.numel() * sites.shape[1] for sites in pairs.groups])
-    sums = torch.empty_like(v)
-    for sites, part in zip(pairs.groups, parts, strict=True):
-        n = sites.shape[1]
+    values = pairs.grouped(v)
+    parts = weights.split([value.shape[0] * value.shape[1] ** 2 for value in values])
+    sums = []
+    for value, part in zip(values, parts, strict=True):
+        n = value.shape[1]
         weight = part.view(-1, n, n, heads).permute(0, 3, 1, 2).flatten(0, 1)
-        total = batched_product(weight, v[sites].transpose(1, 2).flatten(0, 1))
-        total = total.unflatten(0, (-1, heads)).transpose(1, 2)
-        sums = sums.index_copy(0, sites.flatten(), total.flatten(0, 1))
-    return sums
+        total = batched_product(weight, value.transpose(1, 2).flatten(0, 1))
+        sums.append(total.unflatten(0, (-1, heads)).transpose(1, 2).flatten(0, 1))
+    return torch.empty_like(v).index_copy(0, pairs.sites, torch.cat(sums))

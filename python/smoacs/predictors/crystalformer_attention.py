@@ -114,24 +114,29 @@ class _LatticeAttention(torch.autograd.Function):
         outer = grad_weights - mean.index_select(0, terms.pairs.first)
         outer = _with_empty_row(outer, 0.0)
         # d(basis)/d(length) = basis * (center - length) / width^2, so that basis is all it takes.
-        slopes = torch.cat([grad_radial, grad_radial * centers], dim=1).transpose(1, 2)
+        moving = ctx.needs_input_grad[2] or ctx.needs_input_grad[3]
+        slopes = torch.cat([grad_radial, grad_radial * centers], dim=1) if moving else grad_radial
+        slopes = slopes.transpose(1, 2)
         grad_logits = torch.zeros_like(logits)
         grad_decay = torch.empty_like(decay)
-        grad_lengths = torch.empty_like(lengths)
-        grad_squares = torch.empty_like(squares)
+        grad_lengths = torch.empty_like(lengths) if moving else None
+        grad_squares = torch.empty_like(squares) if moving else None
         basis_of = Gaussians(centers, width)
         for block in terms.blocks(_slots(decay)):
             pair = terms.pair[block.slots]
             weight = _weights(block, logits, decay, squares, terms)
             length = lengths[block.slots].view(weight.shape[:2])
-            inner, moment = torch.bmm(basis_of(length), slopes[block.atoms]).split(heads, dim=2)
-            slope = moment.addcmul_(inner, length[:, :, None], value=-1).mul_(weight)
-            grad_lengths[block.slots] = slope.sum(2).div_(width**2).view(-1)
+            products = torch.bmm(basis_of(length), slopes[block.atoms])
+            inner = products[:, :, :heads]
             grad = outer.index_select(0, pair).view(weight.shape).add_(inner).mul_(weight)
             grad_logits.index_add_(0, pair, grad.view(-1, heads))
             square = squares[block.slots].view(length.shape)[:, :, None]
             grad_decay[block.atoms] = torch.bmm(grad.transpose(1, 2), square)[:, :, 0]
-            grad_squares[block.slots] = grad.mul_(decay[block.atoms][:, None]).sum(2).view(-1)
+            if grad_lengths is not None and grad_squares is not None:
+                moment = products[:, :, heads:]
+                slope = moment.addcmul_(inner, length[:, :, None], value=-1).mul_(weight)
+                grad_lengths[block.slots] = slope.sum(2).div_(width**2).view(-1)
+                grad_squares[block.slots] = grad.mul_(decay[block.atoms][:, None]).sum(2).view(-1)
         return grad_logits[:-1], grad_decay, grad_lengths, grad_squares, None, None, None
 
 

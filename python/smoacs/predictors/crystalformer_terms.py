@@ -44,16 +44,19 @@ class AtomPairs:
 
     Attributes
     ----------
-    groups : tuple of Tensor (c, n), int64
-        Sites of the c crystals of n sites each, which own the next c * n * n pairs; the second
-        atom of the pairs varies fastest.
+    sites : Tensor (S,), int64
+        Sites in the order of the crystals' sizes.
+    groups : tuple of (int, int)
+        Of the next c * n of these sites, the c crystals of n sites each own the next c * n * n
+        pairs; the second atom of the pairs varies fastest.
     first : Tensor (P,), int64
         First atom of each pair.
     row : Tensor (S,), int64
         Number of the pair of each atom with the first atom of its crystal.
     """
 
-    groups: tuple[Tensor, ...]
+    sites: Tensor
+    groups: tuple[tuple[int, int], ...]
     first: Tensor
     row: Tensor
 
@@ -61,18 +64,21 @@ class AtomPairs:
     def of(cls, ptr: Tensor) -> AtomPairs:
         """Pairs of a batch with offsets ``ptr`` (C + 1,)."""
         sizes = ptr.diff()
-        groups = tuple(
+        groups = [
             ptr[:-1][sizes == n][:, None] + torch.arange(n, device=ptr.device)
             for n in sizes.unique().tolist()
-        )
-        first = torch.cat([sites.flatten().repeat_interleave(sites.shape[1]) for sites in groups])
-        row = torch.empty(int(ptr[-1]), dtype=torch.int64, device=ptr.device)
-        start = 0
-        for sites in groups:
-            count, n = sites.numel(), sites.shape[1]
-            row[sites.flatten()] = start + n * torch.arange(count, device=ptr.device)
-            start += count * n
-        return cls(groups, first, row)
+        ]
+        sites = torch.cat([group.flatten() for group in groups])
+        first = torch.cat([group.flatten().repeat_interleave(group.shape[1]) for group in groups])
+        count = sizes[crystal_index(ptr, len(sites))][sites]
+        row = torch.empty_like(sites).index_copy(0, sites, count.cumsum(0) - count)
+        shapes = tuple((group.shape[0], group.shape[1]) for group in groups)
+        return cls(sites, shapes, first, row)
+
+    def grouped(self, values: Tensor) -> list[Tensor]:
+        """Values (S, ...) of the sites of each group, (c, n, ...)."""
+        parts = values.index_select(0, self.sites).split([c * n for c, n in self.groups])
+        return [p.unflatten(0, group) for p, group in zip(parts, self.groups, strict=True)]
 
 
 @dataclass(frozen=True)

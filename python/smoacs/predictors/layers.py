@@ -217,7 +217,8 @@ def _whole_shares(count: int) -> int:
 def _aligned(x: Tensor) -> Tensor:
     """Contiguous matrices, enlarged by zeros so that each begins at a whole vector register."""
     rows, columns = x.shape[1:]
-    return functional.pad(x, (0, -columns % _ALIGNMENT, 0, -rows % _ALIGNMENT)).contiguous()
+    missing = -columns % _ALIGNMENT, -rows % _ALIGNMENT
+    return (functional.pad(x, (0, missing[0], 0, missing[1])) if any(missing) else x).contiguous()
 
 
 def _products(a: Tensor, b: Tensor) -> Tensor:
