@@ -4,6 +4,7 @@
 #include <stdexcept>
 
 #include "core/line_graph_steps.h"
+#include "cpu/memory.h"
 #include "cpu/threads.h"
 
 namespace smoacs::cpu {
@@ -38,6 +39,8 @@ LineGraph::LineGraph(const std::int64_t* src, const std::int64_t* dst, const boo
 }
 
 void LineGraph::write(std::int64_t* first, std::int64_t* second, std::int64_t* pair_ptr) const {
+    use_large_pages(first, n_pairs() * sizeof *first);
+    use_large_pages(second, n_pairs() * sizeof *second);
     const PairJob job{n_edges_,       src_,        dst_,      by_dst_.data(), first_.data(),
                       starts_.data(), self_pairs_, n_pairs(), first,          second};
 #pragma omp parallel for schedule(static) num_threads(num_threads(n_pairs() / 4096))

@@ -1,10 +1,15 @@
 #include "cpu/memory.h"
 
+#include <cstdint>
 #include <cstdlib>
 #ifdef __GLIBC__
 #include <malloc.h>
 
 #include <climits>
+#endif
+#ifdef __linux__
+#include <sys/mman.h>
+#include <unistd.h>
 #endif
 
 namespace smoacs::cpu {
@@ -16,6 +21,17 @@ void keep_freed_memory([[maybe_unused]] bool keep) {
     mallopt(M_MMAP_THRESHOLD, keep ? INT_MAX : usual_mmap_threshold);
     mallopt(M_TRIM_THRESHOLD, keep ? -1 : usual_trim_threshold);
     if (!keep) malloc_trim(0);
+#endif
+}
+
+void use_large_pages([[maybe_unused]] void* begin, [[maybe_unused]] std::size_t size) {
+#ifdef MADV_HUGEPAGE
+    constexpr std::size_t worth_it = 2 << 20;
+    if (size < worth_it) return;
+    const auto page = static_cast<std::uintptr_t>(sysconf(_SC_PAGESIZE));
+    const auto address = reinterpret_cast<std::uintptr_t>(begin);
+    const std::uintptr_t first = (address + page - 1) / page * page;
+    madvise(reinterpret_cast<void*>(first), address + size - first, MADV_HUGEPAGE);
 #endif
 }
 

@@ -11,6 +11,7 @@
 #endif
 
 #include "core/macros.h"
+#include "cpu/memory.h"
 #include "cpu/threads.h"
 
 namespace smoacs::cpu {
@@ -141,11 +142,14 @@ class NeighborStore {
     }
 
   private:
-    static constexpr std::int64_t kChunk = 1 << 16;
+    static constexpr std::int64_t kChunk = 1 << 18;
     struct Chunk {
         Chunk() = default;
         explicit Chunk(std::int64_t n)
-            : images(new Image[n]), distances(new double[n]), capacity(n) {}
+            : images(new Image[n]), distances(new double[n]), capacity(n) {
+            use_large_pages(images.get(), n * sizeof(Image));
+            use_large_pages(distances.get(), n * sizeof(double));
+        }
 
         std::unique_ptr<Image[]> images;
         std::unique_ptr<double[]> distances;
@@ -431,6 +435,11 @@ NeighborSearch::~NeighborSearch() {
 template <typename T>
 void NeighborSearch::write(std::int64_t* src, std::int64_t* dst, std::int32_t* shift, T* distance,
                            std::int64_t* edge_ptr) const {
+    const auto n = static_cast<std::size_t>(n_edges());
+    use_large_pages(src, n * sizeof *src);
+    use_large_pages(dst, n * sizeof *dst);
+    use_large_pages(shift, 3 * n * sizeof *shift);
+    use_large_pages(distance, n * sizeof *distance);
 #pragma omp parallel for schedule(static) num_threads(num_threads(n_edges() / 16384))
     for (std::int64_t s = 0; s < n_sites(); ++s) {
         const Neighbors found = found_[s];
