@@ -17,9 +17,9 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     no_data = pytest.mark.skip(reason=f"no reference data at {_SHARED}; set SMOACS_SHARED")
     no_gpu = pytest.mark.skip(reason="no CUDA device")
     for item in items:
-        if "external" in item.keywords and not _SHARED.is_dir():
+        if item.get_closest_marker("external") and not _SHARED.is_dir():
             item.add_marker(no_data)
-        if "cuda" in item.keywords and not torch.cuda.is_available():
+        if item.get_closest_marker("cuda") and not torch.cuda.is_available():
             item.add_marker(no_gpu)
 
 
