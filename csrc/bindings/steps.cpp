@@ -29,8 +29,8 @@ class NeighborSteps {
     NeighborSteps(const std::string& rule, double cutoff, std::int64_t k, double tie_tolerance,
                   std::int64_t n_sites, std::int64_t n_crystals, Address frac_coords,
                   Address lattice, Address ptr, Address cells, Address sites, Address bin,
-                  Address reach, Address longest_reach, Address last, Address counts, Address fault,
-                  const Stream& stream)
+                  Address reach, Address longest_reach, Address last, Address counts,
+                  Address faults, const Stream& stream)
         : stream_(stream) {
         require_size(n_sites, "n_sites");
         require_size(n_crystals, "n_crystals");
@@ -48,7 +48,7 @@ class NeighborSteps {
         job_.longest_reach = pointer<const double>(longest_reach, n_crystals, "longest_reach");
         job_.last = pointer<LastNeighbor>(last, n_sites, "last");
         job_.counts = pointer<std::int64_t>(counts, n_sites, "counts");
-        job_.fault = pointer<std::int64_t>(fault, 1, "fault");
+        job_.faults = pointer<std::int64_t>(faults, kAllSteps, "faults");
     }
 
     void prepare() { SMOACS_RUN(stream_, cpu::prepare(job_), cuda::prepare(job_, *stream_)); }
@@ -194,6 +194,7 @@ void edge_gradients_in_steps(const EdgeInputs& in, Address grad, Address by_src,
 
 void bind_steps(py::module_& m) {
     m.attr("NO_NEIGHBOR_FAULT") = kNoNeighborFault;
+    m.attr("NEIGHBOR_STEPS") = static_cast<int>(kAllSteps);
     m.attr("SEARCH_CELL_BYTES") = sizeof(SearchCell);
     m.attr("SEARCH_SITE_BYTES") = sizeof(SearchSite);
     m.attr("ARC_BYTES") = sizeof(Arc);
@@ -207,7 +208,7 @@ void bind_steps(py::module_& m) {
              py::arg("tie_tolerance"), py::arg("n_sites"), py::arg("n_crystals"),
              py::arg("frac_coords"), py::arg("lattice"), py::arg("ptr"), py::arg("cells"),
              py::arg("sites"), py::arg("bin"), py::arg("reach"), py::arg("longest_reach"),
-             py::arg("last"), py::arg("counts"), py::arg("fault"), py::arg("stream").none(true))
+             py::arg("last"), py::arg("counts"), py::arg("faults"), py::arg("stream").none(true))
         .def("prepare", &NeighborSteps::prepare, Release())
         .def("use_bins", &NeighborSteps::use_bins, py::kw_only(), py::arg("by_bin"),
              py::arg("first"))

@@ -9,7 +9,7 @@
 //     -- offsets; the host may learn the number of edges and allocate --
 //     fill, finish (sites)                             edges, then the same in order
 //
-// Edges beyond the capacity are dropped. Every step does nothing once a fault has been found.
+// Edges beyond the capacity are dropped. A step does nothing if one before it has found a fault.
 #pragma once
 
 #include <cmath>
@@ -35,6 +35,11 @@ enum class NeighborFault : std::int64_t {
 };
 
 constexpr std::int64_t kNoNeighborFault = INT64_MAX;
+
+// The steps that look for faults. Each has a place of its own for the smallest one, and steps look
+// only at the places of those before them: no thread reads what another may be writing, the threads
+// of a warp always decide alike, and it does not matter which of them comes first.
+enum NeighborStep : int { kCells, kSites, kReach, kCount, kAllSteps };
 
 SMOACS_HD std::int64_t neighbor_fault(NeighborFault kind, std::int64_t crystal,
                                       std::int64_t site = 0) {
@@ -92,10 +97,17 @@ struct NeighborJob {
     const std::int64_t* starts;   // (S + 1) offsets of the edges
     std::int64_t capacity;        // number of arcs and edges that there is room for
     Arc* arcs;
-    std::int64_t* fault;
+    std::int64_t* faults;  // (kAllSteps)
 };
 
 namespace detail {
+
+SMOACS_HD bool failed_before(const NeighborJob& job, int step) {
+    for (int i = 0; i < step; ++i) {
+        if (job.faults[i] != kNoNeighborFault) return true;
+    }
+    return false;
+}
 
 SMOACS_HD bool fits_32_bits(std::int64_t x) {
     return x >= -kMaxPairs && x <= kMaxPairs;
@@ -409,7 +421,7 @@ SMOACS_LANES void prepare_cell(const NeighborJob& job, std::int64_t c, Fault&& f
 template <typename Fault, typename RaiseTo>
 SMOACS_LANES void prepare_site(const NeighborJob& job, std::int64_t s, Fault&& fault,
                                RaiseTo&& raise_to) {
-    if (*job.fault != kNoNeighborFault) return;
+    if (detail::failed_before(job, kSites)) return;
     const std::int64_t c = group_of(job.ptr, job.n_crystals, s);
     SearchCell& search = job.cells[c];
     const Cell& cell = search.cell;
@@ -451,7 +463,7 @@ SMOACS_LANES void prepare_site(const NeighborJob& job, std::int64_t s, Fault&& f
 
 template <typename Team, typename Fault>
 SMOACS_LANES void find_reach(const NeighborJob& job, std::int64_t src, Fault&& fault) {
-    if (*job.fault != kNoNeighborFault) return;
+    if (detail::failed_before(job, kReach)) return;
     const NeighborQuery& query = job.query;
     const std::int64_t c = job.sites[src].crystal;
     const double n_sites = static_cast<double>(job.ptr[c + 1] - job.ptr[c]);
@@ -485,7 +497,7 @@ SMOACS_LANES void find_reach(const NeighborJob& job, std::int64_t src, Fault&& f
 
 template <typename Team, typename Fault>
 SMOACS_LANES void count(const NeighborJob& job, std::int64_t src, Fault&& fault) {
-    if (*job.fault != kNoNeighborFault) return;
+    if (detail::failed_before(job, kCount)) return;
     const std::int64_t c = job.sites[src].crystal;
     const double radius = job.query.rule == NeighborRule::radius ? job.query.cutoff
                           : job.query.rule == NeighborRule::knn  ? job.reach[src]
@@ -506,7 +518,7 @@ SMOACS_LANES void count(const NeighborJob& job, std::int64_t src, Fault&& fault)
 
 template <typename Team>
 SMOACS_LANES void fill(const NeighborJob& job, std::int64_t src) {
-    if (*job.fault != kNoNeighborFault) return;
+    if (detail::failed_before(job, kAllSteps)) return;
     std::int64_t next = job.starts[src];
     detail::for_edges<Team>(
         job, src, [&](int times, std::int64_t dst, Shift shift, double distance) {
@@ -534,7 +546,7 @@ struct NeighborOutput {
 
 template <typename Team, typename T>
 SMOACS_LANES void finish(const NeighborJob& job, std::int64_t src, const NeighborOutput<T>& out) {
-    if (*job.fault != kNoNeighborFault) return;
+    if (detail::failed_before(job, kAllSteps)) return;
     const std::int64_t first = job.starts[src];
     const std::int64_t n = detail::min_of(job.starts[src + 1], job.capacity) - first;
     const Arc* arcs = job.arcs + first;

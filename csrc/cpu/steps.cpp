@@ -11,24 +11,26 @@ void for_all(std::int64_t n, Step&& step) {
     for (std::int64_t i = 0; i < n; ++i) step(i);
 }
 
-auto reporter(const NeighborJob& job) {
-    return [&job](std::int64_t fault) { *job.fault = std::min(*job.fault, fault); };
+auto reporter(const NeighborJob& job, NeighborStep step) {
+    return [smallest = job.faults + step](std::int64_t fault) {
+        *smallest = std::min(*smallest, fault);
+    };
 }
 
 }  // namespace
 
 void prepare(const NeighborJob& job) {
     const auto raise_to = [](double* number, double least) { *number = std::max(*number, least); };
-    for_all(job.n_crystals, [&](auto c) { prepare_cell(job, c, reporter(job)); });
-    for_all(job.n_sites, [&](auto s) { prepare_site(job, s, reporter(job), raise_to); });
+    for_all(job.n_crystals, [&](auto c) { prepare_cell(job, c, reporter(job, kCells)); });
+    for_all(job.n_sites, [&](auto s) { prepare_site(job, s, reporter(job, kSites), raise_to); });
 }
 
 void find_reach(const NeighborJob& job) {
-    for_all(job.n_sites, [&](auto s) { smoacs::find_reach<Alone>(job, s, reporter(job)); });
+    for_all(job.n_sites, [&](auto s) { smoacs::find_reach<Alone>(job, s, reporter(job, kReach)); });
 }
 
 void count(const NeighborJob& job) {
-    for_all(job.n_sites, [&](auto s) { smoacs::count<Alone>(job, s, reporter(job)); });
+    for_all(job.n_sites, [&](auto s) { smoacs::count<Alone>(job, s, reporter(job, kCount)); });
 }
 
 template <typename T>

@@ -22,25 +22,25 @@ struct RaiseTo {
 
 struct PrepareCell {
     __device__ void operator()(const NeighborJob& job, std::int64_t c) const {
-        prepare_cell(job, c, Report{job.fault});
+        prepare_cell(job, c, Report{job.faults + kCells});
     }
 };
 
 struct PrepareSite {
     __device__ void operator()(const NeighborJob& job, std::int64_t s) const {
-        prepare_site(job, s, Report{job.fault}, RaiseTo{});
+        prepare_site(job, s, Report{job.faults + kSites}, RaiseTo{});
     }
 };
 
 struct FindReach {
     __device__ void operator()(const NeighborJob& job, std::int64_t s) const {
-        smoacs::find_reach<Warp>(job, s, Report{job.fault});
+        smoacs::find_reach<Warp>(job, s, Report{job.faults + kReach});
     }
 };
 
 struct Count {
     __device__ void operator()(const NeighborJob& job, std::int64_t s) const {
-        smoacs::count<Warp>(job, s, Report{job.fault});
+        smoacs::count<Warp>(job, s, Report{job.faults + kCount});
     }
 };
 

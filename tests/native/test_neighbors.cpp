@@ -297,7 +297,7 @@ List find_in_steps(const Batch& batch, const NeighborQuery& query) {
     std::vector<std::int64_t> bin(n_sites), counts(n_sites);
     std::vector<double> reach(n_sites), longest(n_crystals, 0.0);
     std::vector<LastNeighbor> last(n_sites);
-    std::int64_t fault = kNoNeighborFault;
+    std::vector<std::int64_t> faults(kAllSteps, kNoNeighborFault);
     NeighborJob job{};
     job.query = query;
     job.n_sites = n_sites;
@@ -312,7 +312,7 @@ List find_in_steps(const Batch& batch, const NeighborQuery& query) {
     job.longest_reach = longest.data();
     job.last = last.data();
     job.counts = counts.data();
-    job.fault = &fault;
+    job.faults = faults.data();
     cpu::prepare(job);
     const auto [by_bin, first] = grouped(bin, n_sites);
     job.by_bin = by_bin.data();
@@ -330,7 +330,7 @@ List find_in_steps(const Batch& batch, const NeighborQuery& query) {
     run(Team{}, [&] {
         for (std::int64_t s = 0; s < n_sites; ++s) count<Team>(job, s, no_fault);
     });
-    CHECK(fault == kNoNeighborFault);
+    for (std::int64_t fault : faults) CHECK(fault == kNoNeighborFault);
     const auto starts = offsets(counts);
     std::vector<Arc> arcs(starts.back());
     job.starts = starts.data();

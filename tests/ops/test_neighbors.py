@@ -414,6 +414,17 @@ def test_invalid_crystals_without_waiting_have_no_edges():
     assert (found.src == crystals.n_sites).all()
 
 
+@pytest.mark.parametrize("device", ["cpu", pytest.param("cuda", marks=pytest.mark.cuda)])
+def test_the_first_of_several_invalid_crystals_is_named(device):
+    crystals = batch(*[CUBIC] * 300)
+    crystals.frac_coords[5 * torch.tensor([299, 120, 7, 250]) + 3] = torch.nan
+    crystals = crystals.to(device, torch.float64)
+    query = _steps.Query("radius", CUTOFF, 0, 1e-3)
+    for _ in range(10):
+        with pytest.raises(ValueError, match="crystal 7: the fractional coordinates of site 3"):
+            _steps.neighbor_list(*crystals, query)
+
+
 @pytest.mark.cuda
 @pytest.mark.parametrize("rule", RULES)
 def test_capture_in_a_cuda_graph(rule):

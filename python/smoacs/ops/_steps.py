@@ -62,7 +62,7 @@ def neighbor_list(
         "longest_reach": coords.new_zeros(n_crystals),
         "last": _bytes(n_sites * module.LAST_NEIGHBOR_BYTES, device),
         "counts": ptr.new_zeros(n_sites),
-        "fault": ptr.new_full((1,), module.NO_NEIGHBOR_FAULT),
+        "faults": ptr.new_full((module.NEIGHBOR_STEPS,), module.NO_NEIGHBOR_FAULT),
     }
     with stream_of(frac_coords) as stream:
         steps = module.NeighborSteps(
@@ -83,7 +83,7 @@ def neighbor_list(
             scratch["longest_reach"].scatter_reduce_(0, owner, scratch["reach"], "amax")
         steps.count()
         starts = _offsets(scratch["counts"])
-        fault = scratch["fault"]
+        fault = scratch["faults"].amin(0, keepdim=True)
         edge_ptr = starts[ptr.clamp(0, n_sites)]
         if capacity is None:
             code, size = torch.cat([fault, starts[-1:]]).tolist()
@@ -139,7 +139,7 @@ def line_graph(
 
 
 def edge_vectors(edges: Edges, out: Tensor) -> None:
-    """Vector of each edge; NaN if a site is not there."""
+    """Vector of each edge: zero where there is none, NaN if a site is not there."""
     inputs = kernels().EdgeInputs(**edges.arguments())
     launch("edge_vectors_in_steps", out, inputs, out=out)
 
