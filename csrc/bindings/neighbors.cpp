@@ -69,16 +69,20 @@ void write_pairs(const cpu::LineGraph& graph, Address first, Address second, Add
 }
 
 cpu::Edges make_edges(Address src, Address dst, Address shift, Address edge_ptr,
-                      std::int64_t n_edges, std::int64_t n_crystals, std::int64_t n_sites) {
-    require_size(n_edges, "n_edges");
+                      std::int64_t n_rows, std::int64_t n_crystals, std::int64_t n_sites) {
+    require_size(n_rows, "n_edges");
     require_size(n_crystals, "n_crystals");
     require_size(n_sites, "n_sites");
     const auto* offsets = pointer<const std::int64_t>(edge_ptr, n_crystals + 1, "edge_ptr");
+    const std::int64_t n_edges = offsets[n_crystals];
     require_offsets(offsets, n_crystals, n_edges);
-    return {pointer<const std::int64_t>(src, n_edges, "src"),
-            pointer<const std::int64_t>(dst, n_edges, "dst"),
-            pointer<const std::int32_t>(shift, n_edges, "shift"),
+    require(n_edges <= n_rows, "the neighbour list has room for " + std::to_string(n_rows) +
+                                   " edges, but there are " + std::to_string(n_edges));
+    return {pointer<const std::int64_t>(src, n_rows, "src"),
+            pointer<const std::int64_t>(dst, n_rows, "dst"),
+            pointer<const std::int32_t>(shift, n_rows, "shift"),
             offsets,
+            n_rows,
             n_edges,
             n_crystals,
             n_sites};

@@ -1,5 +1,6 @@
 // Vectors along edges and their gradients as a GPU computes them. Sums run in an order that depends
-// on nothing but the crystal: no atomic additions.
+// on nothing but the crystal: no atomic additions. Rows that are no edges, with S at both ends,
+// have zero vectors and no part in the gradients.
 #pragma once
 
 #include <cmath>
@@ -57,9 +58,12 @@ SMOACS_LANES Vec3 sum(Vec3 v) {
 
 }  // namespace detail
 
-// Vector of edge e.
+// Vector of row e.
 template <typename T>
 SMOACS_LANES void edge_vector(const EdgeVectorJob<T>& job, std::int64_t e, T* out) {
+    if (job.src[e] == job.n_sites && job.dst[e] == job.n_sites) {
+        return store_row(out, e, Vec3{0, 0, 0});
+    }
     const std::int64_t c = group_of(job.edge_ptr, job.n_crystals, e);
     store_row(out, e, detail::edge_step(job, e) * load_matrix(job.lattice, c));
 }

@@ -7,8 +7,13 @@
 // The gradients compute the gates again. Every sum runs in the order of a node's edges: no atomic
 // additions. A call works on `width` <= Width features of one node from `first` on: many for a CPU,
 // which turns the loops over them into vector code, one for a thread of a GPU.
+//
+// Lists with more room than edges end in rows that are no edges, with N at both ends: their logits
+// and gradients are 0. Any other end that is no node makes NaN of the edge and of the sums it
+// belongs to, and is never followed.
 #pragma once
 
+#include <cmath>
 #include <cstdint>
 
 #include "core/activation.h"
@@ -22,6 +27,8 @@ struct EdgeEnds {
     const std::int64_t *src, *dst;           // (E)
     const std::int64_t *by_src, *first_out;  // (E), (N + 1): edges that start at each node
     const std::int64_t *by_dst, *first_in;   // (E), (N + 1): edges that end at each node
+
+    SMOACS_HD bool has(std::int64_t node) const { return node >= 0 && node < n_nodes; }
 };
 
 template <typename T>
@@ -41,6 +48,18 @@ struct MessageGradientJob {
     T *grad_edge, *grad_src_gate, *grad_dst_gate, *grad_values;
 };
 
+// Writes the rows (E, F) of what does not end at a node; each node takes a share of them.
+template <typename T>
+SMOACS_HD void fill_beyond_nodes(const EdgeEnds& ends, std::int64_t node, std::int64_t first,
+                                 int width, T* rows) {
+    for (std::int64_t p = ends.first_in[ends.n_nodes] + node; p < ends.n_edges; p += ends.n_nodes) {
+        const std::int64_t e = ends.by_dst[p];
+        const bool is_padding = ends.src[e] == ends.n_nodes && ends.dst[e] == ends.n_nodes;
+        T* row = rows + e * ends.n_features + first;
+        for (int j = 0; j < width; ++j) row[j] = is_padding ? T(0) : T(NAN);
+    }
+}
+
 template <int Width, typename T>
 SMOACS_HD void gather_messages(const MessageJob<T>& job, std::int64_t node, std::int64_t first,
                                int width) {
@@ -52,11 +71,15 @@ SMOACS_HD void gather_messages(const MessageJob<T>& job, std::int64_t node, std:
     for (std::int64_t p = ends.first_in[node]; p < ends.first_in[node + 1]; ++p) {
         const std::int64_t e = ends.by_dst[p];
         const std::int64_t edge_row = e * ends.n_features + first;
+        T* __restrict__ logit = job.logits + edge_row;
+        if (!ends.has(ends.src[e])) {
+            for (int j = 0; j < width; ++j) logit[j] = total[j] = norm[j] = T(NAN);
+            continue;
+        }
         const std::int64_t src_row = ends.src[e] * ends.n_features + first;
         const T* __restrict__ edge = job.edge + edge_row;
         const T* __restrict__ src_gate = job.src_gate + src_row;
         const T* __restrict__ value = job.values + src_row;
-        T* __restrict__ logit = job.logits + edge_row;
         for (int j = 0; j < width; ++j) {
             logit[j] = edge[j] + src_gate[j] + dst_gate[j];
             const T gate = sigmoid(logit[j]);
@@ -68,6 +91,7 @@ SMOACS_HD void gather_messages(const MessageJob<T>& job, std::int64_t node, std:
         job.norm[row + j] = norm[j] + job.eps;
         job.mean[row + j] = total[j] / (norm[j] + job.eps);
     }
+    fill_beyond_nodes(ends, node, first, width, job.logits);
 }
 
 // Gradients to the edges into a node, to its dst_gate, and to the sums of its messages.
@@ -86,9 +110,13 @@ SMOACS_HD void message_gradients_in(const MessageGradientJob<T>& job, std::int64
     for (std::int64_t p = ends.first_in[node]; p < ends.first_in[node + 1]; ++p) {
         const std::int64_t e = ends.by_dst[p];
         const std::int64_t edge_row = e * ends.n_features + first;
+        T* __restrict__ grad = job.grad_edge + edge_row;
+        if (!ends.has(ends.src[e])) {
+            for (int j = 0; j < width; ++j) grad[j] = sum[j] = T(NAN);
+            continue;
+        }
         const T* __restrict__ logit = job.logits + edge_row;
         const T* __restrict__ value = job.values + ends.src[e] * ends.n_features + first;
-        T* __restrict__ grad = job.grad_edge + edge_row;
         // Not read where there is nothing to add.
         const T* __restrict__ outer =
             job.grad_logits == nullptr ? logit : job.grad_logits + edge_row;
@@ -103,6 +131,7 @@ SMOACS_HD void message_gradients_in(const MessageGradientJob<T>& job, std::int64
         job.grad_dst_gate[row + j] = sum[j];
         job.grad_total[row + j] = grad_total[j];
     }
+    fill_beyond_nodes(ends, node, first, width, job.grad_edge);
 }
 
 // Gradients to src_gate and values of a node; the edges' must be there.
@@ -114,6 +143,10 @@ SMOACS_HD void message_gradients_out(const MessageGradientJob<T>& job, std::int6
     for (int j = 0; j < width; ++j) gate_sum[j] = value_sum[j] = T(0);
     for (std::int64_t p = ends.first_out[node]; p < ends.first_out[node + 1]; ++p) {
         const std::int64_t e = ends.by_src[p];
+        if (!ends.has(ends.dst[e])) {
+            for (int j = 0; j < width; ++j) gate_sum[j] = value_sum[j] = T(NAN);
+            continue;
+        }
         const std::int64_t edge_row = e * ends.n_features + first;
         const T* __restrict__ logit = job.logits + edge_row;
         const T* __restrict__ grad = job.grad_edge + edge_row;

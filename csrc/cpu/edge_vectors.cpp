@@ -2,6 +2,7 @@
 
 #include <algorithm>
 #include <stdexcept>
+#include <string>
 #include <vector>
 
 #include "core/vec3.h"
@@ -14,12 +15,19 @@ namespace {
 constexpr std::int64_t kEdgesPerBlock = 4096;
 
 void check_sites(const Edges& edges) {
-    bool ok = true;
+    bool ok = true, ends = true;
     for (std::int64_t e = 0; e < edges.n_edges; ++e) {
         ok &= edges.src[e] >= 0 && edges.src[e] < edges.n_sites;
         ok &= edges.dst[e] >= 0 && edges.dst[e] < edges.n_sites;
     }
+    for (std::int64_t e = edges.n_edges; e < edges.n_rows; ++e) {
+        ends &= edges.src[e] == edges.n_sites && edges.dst[e] == edges.n_sites;
+    }
     if (!ok) throw std::invalid_argument("the neighbour list names sites beyond the coordinates");
+    if (!ends) {
+        throw std::invalid_argument("edge_ptr ends at " + std::to_string(edges.n_edges) +
+                                    ", but the rows from there on are not free");
+    }
 }
 
 template <typename T>
@@ -48,6 +56,7 @@ void edge_vectors(const T* frac_coords, const T* lattice, const Edges& edges, T*
             }
         }
     }
+    std::fill(out + 3 * edges.n_edges, out + 3 * edges.n_rows, T(0));
 }
 
 template <typename T>

@@ -111,16 +111,19 @@ void group_rows(const std::int64_t* group, std::int64_t n_rows, std::int64_t n_g
                 std::int64_t* rows, std::int64_t* start) {
     std::fill(start, start + n_groups + 1, 0);
     for (std::int64_t i = 0; i < n_rows; ++i) {
-        if (group[i] < 0 || group[i] >= n_groups) {
+        if (group[i] < 0 || group[i] > n_groups) {
             throw std::invalid_argument("row " + std::to_string(i) + " belongs to group " +
                                         std::to_string(group[i]) + ", but there are " +
                                         std::to_string(n_groups) + " groups");
         }
-        ++start[group[i] + 1];
+        if (group[i] < n_groups) ++start[group[i] + 1];
     }
     for (std::int64_t g = 0; g < n_groups; ++g) start[g + 1] += start[g];
     // start[g] moves on to the end of group g, which is where group g + 1 starts ...
-    for (std::int64_t i = 0; i < n_rows; ++i) rows[start[group[i]]++] = i;
+    std::int64_t last = start[n_groups];
+    for (std::int64_t i = 0; i < n_rows; ++i) {
+        rows[group[i] < n_groups ? start[group[i]]++ : last++] = i;
+    }
     // ... so that the starts have to move back by one place.
     std::copy_backward(start, start + n_groups, start + n_groups + 1);
     start[0] = 0;

@@ -186,7 +186,11 @@ void groups() {
     smoacs::cpu::group_rows(group.data(), 4, 4, rows.data(), start.data());
     CHECK((rows == std::vector<std::int64_t>{1, 3, 0, 2}));
     CHECK((start == std::vector<std::int64_t>{0, 1, 2, 4, 4}));
-    for (std::int64_t wrong : {-1, 4}) {
+    group[1] = 4;  // no group
+    smoacs::cpu::group_rows(group.data(), 4, 4, rows.data(), start.data());
+    CHECK((rows == std::vector<std::int64_t>{3, 0, 2, 1}));
+    CHECK((start == std::vector<std::int64_t>{0, 0, 1, 3, 3}));
+    for (std::int64_t wrong : {-1, 5}) {
         group[1] = wrong;
         bool refused = false;
         try {

@@ -18,8 +18,31 @@ def gradients(frac_coords, lattice, neighbors, op=edge_vectors):
     frac_coords = frac_coords.detach().requires_grad_()
     lattice = lattice.detach().requires_grad_()
     vectors = op(frac_coords, lattice, neighbors)
-    weights = torch.linspace(-1, 1, vectors.numel(), dtype=vectors.dtype, device=vectors.device)
-    return torch.autograd.grad((vectors * weights.reshape(-1, 3)).sum(), [frac_coords, lattice])
+    weights = weights_of(len(vectors), vectors)
+    return torch.autograd.grad((vectors * weights).sum(), [frac_coords, lattice])
+
+
+def edges_of(frac_coords, lattice, neighbors):
+    topology = (neighbors.src, neighbors.dst, neighbors.shift, neighbors.edge_ptr)
+    return _steps.Edges(frac_coords, lattice, *topology)
+
+
+def vectors_in_steps(*arguments):
+    """What a GPU runs, on the CPU."""
+    vectors = torch.empty(len(arguments[2].src), 3, dtype=arguments[0].dtype)
+    _steps.edge_vectors(edges_of(*arguments), vectors)
+    return vectors
+
+
+def gradients_in_steps(*arguments):
+    edges = edges_of(*arguments)
+    grads = torch.empty_like(edges.frac_coords), torch.empty_like(edges.lattice)
+    _steps.edge_vectors_backward(edges, weights_of(len(edges.src), edges.frac_coords), *grads)
+    return grads
+
+
+def weights_of(n_edges, like):
+    return torch.linspace(-1, 1, 3 * n_edges, dtype=like.dtype, device=like.device).reshape(-1, 3)
 
 
 def square_gradients(crystals, neighbors):
@@ -51,26 +74,10 @@ def test_equals_reference(name, dtype, device):
 def test_steps_of_the_gpu_give_the_same(name, dtype):
     crystals = CELLS.get(name, batch(CUBIC, random_cell(70, seed=1, scale=8.0))).to("cpu", dtype)
     neighbors = neighbor_list(*crystals, cutoff=CUTOFF)
-    edges = _steps.Edges(
-        crystals.frac_coords,
-        crystals.lattice,
-        neighbors.src,
-        neighbors.dst,
-        neighbors.shift,
-        neighbors.edge_ptr,
-    )
-    vectors = edge_vectors(crystals.frac_coords, crystals.lattice, neighbors)
-    found = torch.empty_like(vectors)
-    _steps.edge_vectors(edges, found)
-    torch.testing.assert_close(found, vectors, rtol=0, atol=0)
-    weights = torch.linspace(-1, 1, vectors.numel(), dtype=dtype).reshape(-1, 3)
-    grads = torch.empty_like(crystals.frac_coords), torch.empty_like(crystals.lattice)
-    _steps.edge_vectors_backward(edges, weights, *grads)
+    arguments = (crystals.frac_coords, crystals.lattice, neighbors)
+    assert torch.equal(vectors_in_steps(*arguments), edge_vectors(*arguments))
     torch.testing.assert_close(
-        grads,
-        torch.ops.smoacs.edge_vectors_backward(weights, *edges),
-        rtol=0,
-        atol=TOLERANCE[dtype],
+        gradients_in_steps(*arguments), gradients(*arguments), rtol=0, atol=TOLERANCE[dtype]
     )
 
 
@@ -84,6 +91,49 @@ def test_steps_of_the_gpu_stay_within_a_list_that_was_too_small():
     _steps.edge_vectors_backward(_steps.Edges(*rows, small.edge_ptr), weights, *grads)
     wanted = torch.ops.smoacs.edge_vectors_backward(weights, *rows, small.edge_ptr.clamp(max=100))
     torch.testing.assert_close(grads, wanted, rtol=0, atol=1e-12)
+
+
+@pytest.mark.parametrize("device", DEVICES)
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+def test_rows_that_are_no_edges_have_zero_vectors_and_no_gradient(dtype, device):
+    crystals = CELLS["ragged batch"].to(device, dtype)
+    geometry = (crystals.frac_coords, crystals.lattice)
+    whole = neighbor_list(*crystals, cutoff=CUTOFF)
+    n = len(whole.src)
+    roomy = neighbor_list(*crystals, cutoff=CUTOFF, capacity=n + 50)
+    vectors = edge_vectors(*geometry, roomy)
+    assert torch.equal(vectors[:n], edge_vectors(*geometry, whole))
+    assert (vectors[n:] == 0).all()
+
+    def grads(neighbors, grad):
+        topology = (neighbors.src, neighbors.dst, neighbors.shift, neighbors.edge_ptr)
+        return torch.ops.smoacs.edge_vectors_backward(grad, *geometry, *topology)
+
+    weights = torch.randn(n + 50, 3, device=device).to(dtype)
+    weights[n:] = torch.nan
+    assert all(map(torch.equal, grads(roomy, weights), grads(whole, weights[:n])))
+    if device == "cpu":
+        assert torch.equal(vectors_in_steps(*geometry, roomy), vectors)
+        torch.testing.assert_close(
+            gradients_in_steps(*geometry, roomy),
+            gradients(*geometry, roomy),
+            rtol=0,
+            atol=TOLERANCE[dtype],
+        )
+
+
+@pytest.mark.parametrize(
+    "run", [vectors_in_steps, pytest.param(edge_vectors, marks=pytest.mark.cuda)]
+)
+@pytest.mark.parametrize("wrong", [-1, 10**15])
+def test_a_gpu_does_not_follow_sites_that_are_not_there(wrong, run):
+    crystals = CELLS["ragged batch"].to("cpu" if run is vectors_in_steps else "cuda", torch.float64)
+    neighbors = neighbor_list(*crystals, cutoff=CUTOFF)
+    wanted = edge_vectors(crystals.frac_coords, crystals.lattice, neighbors)
+    neighbors.src[3] = wrong
+    found = run(crystals.frac_coords, crystals.lattice, neighbors)
+    assert found[3].isnan().all()
+    assert torch.equal(found[4:], wanted[4:])
 
 
 @pytest.mark.cuda
@@ -166,8 +216,11 @@ def test_bad_input_is_explained():
         edge_vectors(frac[:3], lattice, neighbors)
     with pytest.raises(TypeError, match="lattice must be float64"):
         edge_vectors(frac, lattice.float(), neighbors)
-    with pytest.raises(ValueError, match="ptr ends at 3, but there are 60"):
+    with pytest.raises(ValueError, match="edge_ptr ends at 3, but the rows from there on are not"):
         edge_vectors(frac, lattice, replace(neighbors, edge_ptr=torch.tensor([0, 3])))
+    small = neighbor_list(*CUBIC, cutoff=3.0, capacity=59)
+    with pytest.raises(ValueError, match="list has room for 59 edges, but there are 60"):
+        edge_vectors(frac, lattice, small)
 
 
 def test_operator_registration():

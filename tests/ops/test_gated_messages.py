@@ -10,7 +10,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor
 
-from smoacs.ops import Incidence, gated_messages, reference
+from cells import CELLS
+from smoacs.ops import Incidence, LineGraph, gated_messages, line_graph, neighbor_list, reference
 
 DEVICES = ["cpu", pytest.param("cuda", marks=pytest.mark.cuda)]
 EPS = 1e-6
@@ -135,6 +136,95 @@ def test_neither_batch_nor_threads_matter(dtype: torch.dtype) -> None:
         torch.set_num_threads(threads)
 
 
+@pytest.mark.parametrize("device", DEVICES)
+@pytest.mark.parametrize(("n_nodes", "n_edges", "width"), [(0, 0, 3), (1, 4, 5), (9, 60, 300)])
+def test_rows_that_are_no_edges_take_no_part(
+    n_nodes: int, n_edges: int, width: int, device: str
+) -> None:
+    edges = case(n_nodes, n_edges, width, device)
+    wanted = fused(edges)
+    at = torch.randperm(n_edges + 25, generator=torch.Generator().manual_seed(0))[:n_edges]
+    at = at.sort().values.to(device)  # padding between the edges, not only behind them
+
+    def spread(rows: Tensor, fill: float) -> Tensor:
+        return rows.new_full((n_edges + 25, *rows.shape[1:]), fill).index_copy(0, at, rows)
+
+    edge, *of_nodes = (x.detach() for x in edges.features)
+    padded = Case(
+        [x.requires_grad_() for x in (spread(edge, torch.nan), *of_nodes)],
+        tuple(spread(ends, n_nodes) for ends in edges.ends),
+        (spread(edges.grads[0], torch.nan), edges.grads[1]),
+    )
+    logits, mean, grad_edge, *grads = fused(padded)
+    for found, compact in ((logits, wanted[0]), (grad_edge, wanted[2])):
+        assert torch.equal(found, spread(compact, 0.0))
+    assert all(map(torch.equal, (mean, *grads), (wanted[1], *wanted[3:])))
+
+
+def incidence_without_check(src: Tensor, dst: Tensor, n_nodes: int) -> Incidence:
+    """What a GPU makes of ends that it cannot check in time."""
+    sorted_ends = []
+    for ends in (src, dst):
+        ordered, rows = torch.sort(ends.where(ends >= 0, n_nodes), stable=True)
+        first = torch.searchsorted(ordered, torch.arange(n_nodes + 1, device=ends.device))
+        sorted_ends += [rows, first]
+    return Incidence(src, dst, *sorted_ends)
+
+
+@pytest.mark.parametrize("device", DEVICES)
+@pytest.mark.parametrize("wrong", [6, 7, -1, 2**62, -(2**62)])
+def test_ends_that_are_no_nodes_give_nan_and_are_not_followed(wrong: int, device: str) -> None:
+    edges = case(6, 40, 9, device)
+    src, dst = (ends % 4 for ends in edges.ends)  # nodes 4 and 5 have an edge to each other only
+    src[7], dst[7], src[20], dst[20] = wrong, 4, 5, wrong
+    incidence = incidence_without_check(src, dst, 6)
+    if device != "cpu":
+        assert all(map(torch.equal, incidence, Incidence.of(src, dst, 6)))
+    found = both(gated_messages, edges.features, incidence, grads=edges.grads)
+    rest = torch.tensor([e for e in range(40) if e not in (7, 20)], device=device)
+    edge, *of_nodes = edges.features
+    wanted = both(
+        reference.gated_messages,
+        [edge[rest].detach().requires_grad_(), *of_nodes],
+        src[rest],
+        dst[rest],
+        grads=(edges.grads[0][rest], edges.grads[1]),
+    )
+    logits, mean, grad_edge, grad_src, grad_dst, grad_values = found
+    for of_edges, compact in ((logits, wanted[0]), (grad_edge, wanted[2])):
+        assert of_edges[[7, 20]].isnan().all()
+        torch.testing.assert_close(of_edges[rest], compact)
+    touched = {4: (mean, grad_dst), 5: (grad_src, grad_values)}
+    for node, results in touched.items():
+        assert all(result[node].isnan().all() for result in results)
+    for result, compact in zip(
+        (mean, grad_src, grad_dst, grad_values), (wanted[1], *wanted[3:]), strict=True
+    ):
+        torch.testing.assert_close(result[:4], compact[:4])
+
+
+@pytest.mark.parametrize("device", DEVICES)
+def test_lists_with_a_capacity_give_what_others_give(device: str) -> None:
+    crystals = CELLS["ragged batch"].to(device, torch.float64)
+    bonds = neighbor_list(*crystals, cutoff=3.5)
+    pairs = line_graph(bonds)
+    roomy = neighbor_list(*crystals, cutoff=3.5, capacity=len(bonds.src) + 7)
+    roomy_pairs = line_graph(roomy, capacity=len(pairs.src) + 9)
+    of_bonds, of_pairs = (
+        torch.randn(len(x.src), 4, device=device).double() for x in (bonds, pairs)
+    )
+    extra_bonds, extra_pairs = of_bonds.new_ones(7, 4), of_pairs.new_ones(9, 4)
+
+    def sums(edge: Tensor, x: Tensor, pairs: LineGraph) -> tuple[Tensor, Tensor]:
+        return gated_messages(edge, x, x, x, Incidence.of(pairs.src, pairs.dst, len(x)), eps=EPS)
+
+    wanted = sums(of_pairs, of_bonds, pairs)
+    padded = torch.cat([of_bonds, extra_bonds])
+    logits, mean = sums(torch.cat([of_pairs, extra_pairs]), padded, roomy_pairs)
+    assert torch.equal(logits, torch.cat([wanted[0], torch.zeros_like(extra_pairs)]))
+    assert torch.equal(mean, torch.cat([wanted[1], torch.zeros_like(extra_bonds)]))
+
+
 @pytest.mark.cuda
 def test_cuda_repeats_itself_and_equals_the_cpu() -> None:
     on_gpu = case(100, 3000, 64, "cuda", torch.float32)
@@ -173,6 +263,9 @@ def test_incidence() -> None:
     assert incidence.first_out.tolist() == [0, 1, 2, 4, 4]
     assert incidence.by_dst.tolist() == [0, 1, 3, 2]
     assert incidence.first_in.tolist() == [0, 3, 3, 3, 4]
+    padded = Incidence.of(torch.tensor([4, 2, 0, 4]), torch.tensor([4, 0, 3, 4]), 4)
+    assert padded.by_src.tolist() == [2, 1, 0, 3]
+    assert padded.first_out.tolist() == [0, 1, 1, 2, 2]
 
 
 @pytest.mark.cuda
@@ -187,8 +280,10 @@ def test_bad_input() -> None:
     inputs = case(3, 4, 2)
     edge, src_gate, dst_gate, values = (x.detach() for x in inputs.features)
     incidence = Incidence.of(*inputs.ends, 3)
-    with pytest.raises(ValueError, match="row 1 belongs to group 3, but there are 3 groups"):
+    with pytest.raises(ValueError, match=r"must be nodes 0 ... 2, or both be 3 where there is no"):
         Incidence.of(torch.tensor([0, 3]), torch.tensor([0, 0]), 3)
+    with pytest.raises(ValueError, match="row 1 belongs to group 4, but there are 3 groups"):
+        Incidence.of(torch.tensor([0, 4]), torch.tensor([0, 4]), 3)
     with pytest.raises(ValueError, match="belongs to group -1"):
         Incidence.of(torch.tensor([0, 1]), torch.tensor([-1, 0]), 3)
     with pytest.raises(TypeError, match="src must be int64"):

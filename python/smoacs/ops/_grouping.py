@@ -19,16 +19,16 @@ def grouped(group: Tensor, n_groups: int) -> tuple[Tensor, Tensor]:
     Returns
     -------
     rows : Tensor (N,), int64
-        Rows of one group stay in order.
+        Rows of one group stay in order; those of none, with the number ``n_groups``, come last.
     start : Tensor (n_groups + 1,), int64
 
     Raises
     ------
     ValueError
-        If a group is not one of 0 ... n_groups - 1 (not noticed on a GPU).
+        If a group is not one of 0 ... n_groups (on a GPU such rows come last, too).
     """
     if not group.is_cpu:
-        ordered, rows = torch.sort(group, stable=True)
+        ordered, rows = torch.sort(group.where(group >= 0, n_groups), stable=True)
         return rows, torch.searchsorted(ordered, torch.arange(n_groups + 1, device=group.device))
     rows, start = torch.empty_like(group), group.new_empty(n_groups + 1)
     kernels().group_rows(

@@ -27,6 +27,8 @@ def edge_vectors(frac_coords: Tensor, lattice: Tensor, neighbors: NeighborList) 
     lattice : Tensor (C, 3, 3), same dtype
         Lattice vectors in Å, one per row.
     neighbors : NeighborList
+        With or without a capacity; rows that are not edges have zero vectors and no part in the
+        gradients.
 
     Returns
     -------
@@ -35,9 +37,9 @@ def edge_vectors(frac_coords: Tensor, lattice: Tensor, neighbors: NeighborList) 
     Raises
     ------
     ValueError
-        If the list belongs to another number of crystals, or names sites that are not there, as
-        lists with more capacity than edges do (on a GPU, which cannot tell in time, the vectors of
-        such rows are NaN, and they have no part in the gradients).
+        If the list belongs to another number of crystals, had less capacity than edges, or names
+        sites that are not there. A GPU cannot tell in time: there, a list's ``edge_ptr`` says
+        whether it is whole, and vectors between sites that are not there are NaN.
     TypeError
         If a tensor has the wrong dtype.
     """

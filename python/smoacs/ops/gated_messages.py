@@ -18,9 +18,10 @@ class Incidence(NamedTuple):
     Attributes
     ----------
     src, dst : Tensor (E,), int64
-        Nodes at the ends of the edges.
+        Nodes at the ends of the edges. Rows with N at both ends are no edges: lists with more
+        capacity than edges end in such rows.
     by_src, by_dst : Tensor (E,), int64
-        Edges in ascending order of their source and of their destination.
+        Edges in ascending order of their source and of their destination, then what is no edge.
     first_out, first_in : Tensor (N + 1,), int64
         Where the edges of each node start in these orders.
     """
@@ -41,12 +42,24 @@ class Incidence(NamedTuple):
         TypeError
             If ``src`` or ``dst`` is not int64.
         ValueError
-            If they differ in length, or name nodes that are not there (not noticed on a GPU).
+            If they differ in length, or name nodes that are not there (on a GPU, which cannot tell
+            in time, :func:`gated_messages` gives NaN for such edges and their nodes).
         """
         check_tensor("src", src, (None,), torch.int64, src.device)
         check_tensor("dst", dst, (src.shape[0],), torch.int64, src.device)
         src, dst = src.contiguous(), dst.contiguous()
-        return cls(src, dst, *grouped(src, n_nodes), *grouped(dst, n_nodes))
+        edges = cls(src, dst, *grouped(src, n_nodes), *grouped(dst, n_nodes))
+        if src.is_cpu:
+            no_source, no_end = (
+                edges.by_src[edges.first_out[-1] :],
+                edges.by_dst[edges.first_in[-1] :],
+            )
+            if not torch.equal(no_source, no_end):
+                raise ValueError(
+                    f"src and dst must be nodes 0 ... {n_nodes - 1}, or both be {n_nodes} where "
+                    "there is no edge; an edge has one of each"
+                )
+        return edges
 
     @property
     def n_nodes(self) -> int:
@@ -68,7 +81,8 @@ def gated_messages(
     ``logits = edge + src_gate[src] + dst_gate[dst]`` and, with ``gate = sigmoid(logits)``,
     ``mean_n = sum_e gate_e values[src_e] / (sum_e gate_e + eps)`` over the edges e into node n
     (Bresson, Laurent, arXiv:1711.07553). Sums run in the order of the edges; for the gradients,
-    the gates are computed again. There is no second derivative.
+    the gates are computed again. There is no second derivative. The logits of rows that are no
+    edges are 0 and nothing depends on these rows.
 
     Parameters
     ----------
@@ -116,9 +130,14 @@ def _ends(incidence: Incidence, n_features: int) -> Any:
     )
 
 
+def _like_edges(edge: Tensor, values: Tensor) -> Tensor:
+    """Room for numbers of the edges; the kernels fill it, if there is a node."""
+    return torch.empty_like(edge) if values.shape[0] > 0 else torch.zeros_like(edge)
+
+
 def _like_gradients(logits: Tensor, values: Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor]:
     return (
-        torch.empty_like(logits),
+        _like_edges(logits, values),
         torch.empty_like(values),
         torch.empty_like(values),
         torch.empty_like(values),
@@ -164,7 +183,7 @@ def _gated_messages_backward(
 
 
 def _like_results(edge: Tensor, values: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-    return torch.empty_like(edge), torch.empty_like(values), torch.empty_like(values)
+    return _like_edges(edge, values), torch.empty_like(values), torch.empty_like(values)
 
 
 def _save(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, Tensor, Tensor]) -> None:

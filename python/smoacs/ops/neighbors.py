@@ -94,9 +94,9 @@ def neighbor_list(
     capacity : int, optional
         Number E of rows. It spares waiting for a GPU to count the edges, so that the call can be
         captured in a CUDA graph. Rows that are not edges have ``src`` and ``dst`` S, an infinite
-        distance and no shift. Edges beyond the capacity are dropped, which shows in
-        ``edge_ptr[-1]``, then larger than E; on a GPU it is -1 for crystals that are not valid,
-        for which nothing is raised.
+        distance and no shift; all ops take such lists. Edges beyond the capacity are dropped, which
+        shows in ``edge_ptr[-1]``, then larger than E; on a GPU it is -1 for crystals that are not
+        valid, for which nothing is raised.
 
     Raises
     ------
