@@ -173,6 +173,34 @@ void messages_do_not_depend_on_the_work_plan() {
     smoacs::cpu::set_num_threads(0);
 }
 
+// Edge 3 is none; edges 7 and 20 have an end that is not there, as a GPU may find them.
+void messages_follow_nodes_only() {
+    Messages<double> given(9, 25, 5, 9);
+    const std::int64_t wrong = std::int64_t{1} << 40;
+    given.src[3] = given.dst[3] = 9;
+    std::vector<std::int64_t> src = given.src, dst = given.dst;
+    src[7] = dst[20] = 9;
+    given.src[7] = wrong;
+    given.dst[20] = -wrong;
+    smoacs::cpu::group_rows(src.data(), 25, 9, given.by_src.data(), given.first_out.data());
+    smoacs::cpu::group_rows(dst.data(), 25, 9, given.by_dst.data(), given.first_in.data());
+    std::fill(given.logits.begin(), given.logits.end(), 7.0);
+    std::fill(given.grad_edge.begin(), given.grad_edge.end(), 7.0);
+    given.run();
+    for (std::int64_t f = 0; f < 5; ++f) {
+        for (const auto& rows : {given.logits, given.grad_edge}) {
+            CHECK(rows[3 * 5 + f] == 0);
+            CHECK(std::isnan(rows[7 * 5 + f]) && std::isnan(rows[20 * 5 + f]));
+        }
+        for (std::int64_t n = 0; n < 9; ++n) {
+            CHECK(std::isnan(given.mean[n * 5 + f]) == (n == given.dst[7]));
+            CHECK(std::isnan(given.grad_dst[n * 5 + f]) == (n == given.dst[7]));
+        }
+        CHECK(std::isnan(given.grad_src[given.src[20] * 5 + f]));
+        CHECK(std::isnan(given.grad_values[given.src[20] * 5 + f]));
+    }
+}
+
 void graphs_without_edges_or_nodes() {
     Messages<float> lonely(3, 0, 4, 3), nothing(0, 0, 4, 1);
     lonely.run();
@@ -292,6 +320,7 @@ int main() {
     messages_follow_the_formula();
     messages_do_not_depend_on_the_work_plan<float>();
     messages_do_not_depend_on_the_work_plan<double>();
+    messages_follow_nodes_only();
     graphs_without_edges_or_nodes();
     groups();
     norms_follow_the_formula();

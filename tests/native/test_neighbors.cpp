@@ -427,9 +427,9 @@ void gradients_of_edge_vectors() {
     const List list = find(batch, {NeighborRule::radius, 4.3, 0, 1e-3});
     const std::int64_t n_sites = batch.n_sites(), n_crystals = batch.n_crystals();
     CHECK(list.edge_ptr[4] - list.edge_ptr[3] > EdgeGradientJob<double>::kChunk);
-    const cpu::Edges edges{
-        list.src.data(), list.dst.data(), list.shift.data(), list.edge_ptr.data(), list.size(),
-        n_crystals,      n_sites};
+    const cpu::Edges edges{list.src.data(),      list.dst.data(), list.shift.data(),
+                           list.edge_ptr.data(), list.size(),     list.size(),
+                           n_crystals,           n_sites};
     std::vector<double> vectors(3 * list.size()), grad(3 * list.size());
     cpu::edge_vectors(batch.frac.data(), batch.lattice.data(), edges, vectors.data());
     for (std::int64_t e = 0; e < list.size(); ++e) {
