@@ -9,16 +9,27 @@ import pytest
 import torch
 
 from analytic import AnalyticPredictor
+from host_waits import HostWaits
+from smoacs import predictors
 from smoacs.chemistry import parse_elements
 from smoacs.diversity import compositions, distinct_logits
 from smoacs.mutation import Mutation
-from smoacs.objectives import Custom, Maximize, Minimize, Window
+from smoacs.objectives import (
+    Custom,
+    Design,
+    IonicContacts,
+    Maximize,
+    Minimize,
+    Objective,
+    ToleranceFactor,
+    Window,
+)
 from smoacs.ops import edge_vectors
 from smoacs.optimizer import Optimizer, choose_predictors
 from smoacs.predictors.base import Graph
 from smoacs.schedules import PRESETS, cosine
 from smoacs.templates import DesignSpace, aflow, perovskite
-from smoacs.variables import Variables, discrete_choice, lattice_matrix
+from smoacs.variables import Variables, discrete_choice, lattice_matrix, soft_crystals
 
 TARGETS = (Window("band_gap", 2.5, 0.2), Minimize("formation_energy", below=-0.5))
 
@@ -132,6 +143,74 @@ def test_a_failed_candidate_leaves_the_others_alone() -> None:
     others = torch.tensor([0, 1, 3, 4, 5])
     ptr = loop.space.ptr
     assert_same(loop.best.select(others, ptr), reference.best.select(others, ptr))
+
+
+def test_failures_are_remembered_and_saved(tmp_path) -> None:
+    def volume(design: Design) -> torch.Tensor:
+        of_odd = torch.tensor([False, True]).repeat(2)
+        return design.crystals.volume.masked_fill(of_odd, torch.nan)
+
+    space = DesignSpace.create([perovskite()], 4, dtype=torch.float64)
+    objectives = [Custom("volume", volume)]
+    loop = Optimizer(space, objectives, [], PRESETS["default"], 20, 0)
+    loop.step()
+    assert loop.failure == dict.fromkeys((1, 3), "the prediction is not a finite number")
+    assert loop.active.tolist() == [True, False, True, False]
+    torch.save(loop.state_dict(), tmp_path / "checkpoint.pt")
+    again = Optimizer(space, objectives, [], PRESETS["default"], 20, 0)
+    again.load_state_dict(torch.load(tmp_path / "checkpoint.pt", weights_only=True))
+    assert again.failure == loop.failure
+
+
+def whole_objectives() -> list[Objective]:
+    return [*TARGETS, ToleranceFactor(), IonicContacts()]
+
+
+def test_a_step_waits_twice_outside_of_the_kernels() -> None:
+    """Before the evaluation for failures, at the end for successes; see docs/decisions.md."""
+    space = DesignSpace.create([perovskite()], 6)
+    model = predictors.load("smoacs-alignn-mp")
+    loop = Optimizer(space, whole_objectives(), [model], PRESETS["default"], 100, 0, 15)
+    loop.step()  # divides the candidates among two batches
+    for _ in range(2):  # soft and discrete
+        with HostWaits() as waits:
+            report = loop.step()
+        assert waits.places == {"optimizer._evaluate_batches": 1, "optimizer.step": 1}
+        while report.temperature is not None:
+            report = loop.step()
+
+
+@pytest.mark.cuda
+def test_a_step_on_a_gpu_waits_for_sizes_only(recwarn) -> None:
+    """Twice, and for the sizes of two neighbour lists and one line graph."""
+    space = DesignSpace.create([perovskite()], 6, device="cuda")
+    model = predictors.load("smoacs-alignn-mp").to("cuda")
+    loop = Optimizer(space, whole_objectives(), [model], PRESETS["default"], 40, 0)
+    loop.step()
+    loop.step()
+    recwarn.clear()
+    torch.cuda.set_sync_debug_mode("warn")
+    try:
+        loop.step()
+    finally:
+        torch.cuda.set_sync_debug_mode("default")
+    waits = [f"{w.filename}:{w.lineno}" for w in recwarn if "synchroniz" in str(w.message)]
+    assert len(waits) <= 5, waits
+
+
+@pytest.mark.cuda
+def test_a_prediction_and_its_gradient_do_not_wait() -> None:
+    space = DesignSpace.create([perovskite()], 6, device="cuda")
+    model = predictors.load("smoacs-alignn-mp").to("cuda")
+    loop = Optimizer(space, TARGETS, [model], PRESETS["default"], 40, 0)
+    crystals, _ = soft_crystals(loop.variables, space, 1.0, "exact")
+    graph = Graph.build(crystals, model.graph)
+    model.predict(crystals, graph)["band_gap"].sum().backward(retain_graph=True)
+    torch.cuda.set_sync_debug_mode("error")
+    try:
+        model.predict(crystals, graph)["band_gap"].sum().backward()
+    finally:
+        torch.cuda.set_sync_debug_mode("default")
 
 
 def test_failed_candidates_never_become_parents() -> None:

@@ -201,7 +201,7 @@ class CrystalBatch:
         return [structure.to_ase_atoms(msonable=False) for structure in self.to_structures()]
 
 
-def ragged_rows(ptr: Tensor, groups: Tensor) -> tuple[Tensor, Tensor]:
+def ragged_rows(ptr: Tensor, groups: Tensor, total: int | None = None) -> tuple[Tensor, Tensor]:
     """Row numbers of the chosen groups of a ragged array, and the offsets of the result.
 
     Parameters
@@ -210,6 +210,8 @@ def ragged_rows(ptr: Tensor, groups: Tensor) -> tuple[Tensor, Tensor]:
         Offsets of the groups.
     groups : Tensor (n,), int64
         Groups to take, in this order.
+    total : int, optional
+        Number R of their rows; a GPU need not be asked for it then.
 
     Returns
     -------
@@ -218,7 +220,7 @@ def ragged_rows(ptr: Tensor, groups: Tensor) -> tuple[Tensor, Tensor]:
     """
     counts = ptr.diff()[groups]
     new_ptr = torch.cat([counts.new_zeros(1), counts.cumsum(0)])
-    total = int(new_ptr[-1])
+    total = int(new_ptr[-1]) if total is None else total
     group = torch.repeat_interleave(
         torch.arange(groups.numel(), device=ptr.device), counts, output_size=total
     )

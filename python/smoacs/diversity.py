@@ -23,7 +23,8 @@ def compositions(composition: Tensor, space: DesignSpace) -> list[tuple[int, byt
     space : DesignSpace
     """
     counts = torch.zeros(len(space), composition.shape[1], device=composition.device)
-    counts.index_add_(0, space.candidate_of_site, composition.to(counts.dtype))
+    owner = space.candidate_of_site.to(composition.device)
+    counts.index_add_(0, owner, composition.to(counts.dtype))
     rows = counts.to(torch.int32).cpu().numpy()
     return [(t, row.tobytes()) for t, row in zip(space.template.tolist(), rows, strict=True)]
 
@@ -49,8 +50,9 @@ def distinct_logits(
     -------
     Tensor (S, 98)
     """
-    logits = variables.element_logits.detach().clone()
-    allowed = space.allowed_under(variables.pattern_logits.argmax(1))
+    # Many small decisions, one after the other: the host's work.
+    logits = variables.element_logits.detach().cpu().clone()
+    allowed = space.allowed_under(variables.pattern_logits.argmax(1)).cpu()
     bounds = space.ptr.tolist()
     candidates = torch.nonzero(active).flatten().tolist()
     for _ in range(_ATTEMPTS):
@@ -74,4 +76,4 @@ def distinct_logits(
             )
             if torch.isfinite(margin[site]):
                 logits[site, masked[site].argmax()] = lowest[site] - 1
-    return logits
+    return logits.to(space.device)

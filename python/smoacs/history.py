@@ -34,13 +34,13 @@ class History:
         self._rows["step"].append(report.step)
         self._rows["temperature"].append(float("nan") if hot is None else hot)
         self._rows["n_success"].append(report.n_success)
-        self._rows["loss"].append(report.loss.cpu())
-        self._rows["values"].append(report.values.cpu())
+        self._rows["loss"].append(report.loss)
+        self._rows["values"].append(report.values)
 
     def state(self) -> dict[str, Any]:
         """Tensors and lists of numbers, for a checkpoint."""
         return {
-            name: torch.stack(rows) if rows and isinstance(rows[0], Tensor) else rows
+            name: torch.stack(rows).cpu() if rows and isinstance(rows[0], Tensor) else rows
             for name, rows in self._rows.items()
         }
 

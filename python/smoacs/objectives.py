@@ -294,14 +294,14 @@ def _nearest_opposite(crystals: CrystalBatch, charges: Tensor, radii: Tensor) ->
         crystals.frac_coords.detach(), crystals.lattice.detach(), crystals.ptr, cutoff=_REACH
     )
     n_sites, device = charges.numel(), charges.device
-    opposite = torch.nonzero(charges[pairs.src] * charges[pairs.dst] < 0).flatten()
-    src, dst = pairs.src[opposite], pairs.dst[opposite]
-    ratio = pairs.distance[opposite] / (radii[src] + radii[dst])
+    src, dst, none = pairs.src, pairs.dst, len(pairs.src)
+    opposite = charges[src] * charges[dst] < 0
+    ratio = (pairs.distance / (radii[src] + radii[dst])).where(opposite, torch.inf)
     smallest = torch.full((n_sites,), torch.inf, dtype=ratio.dtype, device=device)
     smallest = smallest.scatter_reduce(0, src, ratio, "amin")
-    none = len(pairs.src)
+    number = torch.arange(none, device=device)
     edge = torch.full((n_sites,), none, device=device).scatter_reduce(
-        0, src, opposite.where(ratio == smallest[src], none), "amin"
+        0, src, number.where(opposite & (ratio == smallest[src]), none), "amin"
     )
     sites = torch.arange(n_sites, device=device)
     padded_dst = torch.cat([pairs.dst, pairs.dst.new_zeros(1)])

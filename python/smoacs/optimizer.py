@@ -4,13 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
 
 from smoacs.adam import Adam
-from smoacs.crystals import CrystalBatch
+from smoacs.crystals import CrystalBatch, ragged_rows
 from smoacs.diversity import compositions, distinct_logits
 from smoacs.objectives import Design, Objective
 from smoacs.predictors.base import Graph, GraphSpec, Predictor
@@ -26,6 +26,8 @@ _GROUPS = {
 }
 MIN_VOLUME_PER_SITE = 0.5  # Å^3; below this a cell has collapsed
 SITES_PER_BATCH = 1280
+_REASONS = ("", "the cell collapsed", "the prediction is not a finite number")
+_COLLAPSED, _NOT_FINITE = 1, 2
 
 
 @dataclass(frozen=True)
@@ -133,11 +135,23 @@ def batches(members: Tensor, n_sites: Tensor, sites_per_batch: int) -> list[Tens
     if members.numel() == 0:
         return []
     group = (n_sites[members].cumsum(0) - 1) // sites_per_batch
-    return [members[group == g] for g in torch.unique(group)]
+    _, sizes = torch.unique_consecutive(group, return_counts=True)
+    return list(members.split(sizes.tolist()))
+
+
+class _Batch(NamedTuple):
+    """Candidates that are evaluated together."""
+
+    members: Tensor
+    sites: Tensor
+    space: DesignSpace
 
 
 class Optimizer:
     """Candidates, optimised step by step; all state is in :meth:`state_dict`.
+
+    What the loop itself wants to know of a GPU it asks twice per step, of all candidates at once:
+    before the evaluation, whether some have failed, and at the end how many succeed.
 
     Parameters
     ----------
@@ -185,9 +199,11 @@ class Optimizer:
         self.best_loss = self._filled(float("inf"))
         self.best_satisfied = torch.full((len(space),), -1, device=space.device)
         self.active = torch.ones(len(space), dtype=torch.bool, device=space.device)
-        self.failure: dict[int, str] = {}
+        self._failure = torch.zeros(len(space), dtype=torch.int64, device=space.device)
         self._is_discrete = False
         self._adam = self._new_adam()
+        self._batched = torch.zeros_like(self.active)
+        self._batches: list[_Batch] = []
         self._graphs: dict[int, dict[GraphSpec, Graph]] = {}
         self._renew_graphs()
 
@@ -214,6 +230,12 @@ class Optimizer:
     def success(self) -> Tensor:
         """Candidates whose best discrete crystal meets all objectives, (C,) bool."""
         return self.best_satisfied == len(self.objectives)
+
+    @property
+    def failure(self) -> dict[int, str]:
+        """Why candidates failed, by their number."""
+        reasons = enumerate(self._failure.tolist())
+        return {candidate: _REASONS[reason] for candidate, reason in reasons if reason}
 
     def _new_adam(self) -> Adam:
         self.variables = Variables(
@@ -281,43 +303,50 @@ class Optimizer:
                 if self.sites_per_batch <= int(self.space.ptr.diff().min()):
                     raise
                 self.sites_per_batch //= 2
-                self._graphs = {}
+                self._divide()
 
     def _evaluate_batches(self, temperature: float | None, *, backward: bool) -> Evaluation:
         """Objectives of the active candidates, batch by batch; gradients add up in the leaves."""
         loss = self._filled(float("nan"))
         values = loss[:, None].repeat(1, len(self.objectives))
         self._mark_collapsed()
+        if not torch.equal(self.active, self._batched):
+            self._divide()
         self._adam.zero_grad()
-        active = torch.nonzero(self.active).flatten()
-        parts = batches(active, self.space.ptr.diff(), self.sites_per_batch)
-        for number, members in enumerate(parts):
+        for number, batch in enumerate(self._batches):
             with torch.set_grad_enabled(backward):
-                batch_loss, batch_values = self._evaluate_batch(number, members, temperature)
+                batch_loss, batch_values = self._evaluate_batch(number, batch, temperature)
                 if backward:
-                    finite = torch.isfinite(batch_loss)
-                    batch_loss[finite].sum().backward()
-            loss[members] = batch_loss.detach()
-            values[members] = batch_values.detach()
-        self._mark_not_finite(loss)
+                    batch_loss.backward(torch.isfinite(batch_loss).to(batch_loss.dtype))
+            loss[batch.members] = batch_loss.detach()
+            values[batch.members] = batch_values.detach()
+        self._mark_failed(~torch.isfinite(loss), _NOT_FINITE)
         satisfied = torch.stack(
             [o.satisfied(values[:, i]) for i, o in enumerate(self.objectives)], dim=1
         )
         return Evaluation(loss, values, satisfied & torch.isfinite(loss)[:, None])
 
+    def _divide(self) -> None:
+        """Divide the active candidates among batches; other batches need other graphs."""
+        members = torch.nonzero(self.active).flatten()
+        self._batches = [
+            _Batch(part, ragged_rows(self.space.ptr, part)[0], self.space.select(part))
+            for part in batches(members, self.space.ptr.diff(), self.sites_per_batch)
+        ]
+        self._batched = self.active.clone()
+        self._graphs = {}
+
     def _evaluate_batch(
-        self, number: int, members: Tensor, temperature: float | None
+        self, number: int, batch: _Batch, temperature: float | None
     ) -> tuple[Tensor, Tensor]:
-        space = self.space.select(members)
-        variables = self.variables.select(members, self.space.ptr)
+        members, sites, space = batch
+        variables = self.variables.take(members, sites)
         if temperature is None:
             crystals, weights = discrete_crystals(variables, space)
         else:
             crystals, weights = soft_crystals(variables, space, temperature, self.preset.masking)
         if number not in self._graphs:
-            built_at, _ = discrete_crystals(
-                self._graph_variables.select(members, self.space.ptr), space
-            )
+            built_at, _ = discrete_crystals(self._graph_variables.take(members, sites), space)
             self._graphs[number] = build_graphs(self.predictors, built_at)
         properties = predict_all(self.predictors, crystals, self._graphs[number])
         design = Design(crystals, weights, space, properties)
@@ -344,7 +373,7 @@ class Optimizer:
                 continue  # Adam leaves these alone too: discrete compositions stay
             rows = sites if name in Variables.PER_SITE else self.active
             broken = ~torch.isfinite(value.grad)
-            value.grad[broken | ~rows.reshape(-1, *[1] * (value.dim() - 1))] = 0.0
+            value.grad.masked_fill_(broken | ~rows.reshape(-1, *[1] * (value.dim() - 1)), 0.0)
         for group, rate in zip(
             self._adam.param_groups, vars(self.preset.learning_rates).values(), strict=True
         ):
@@ -399,17 +428,12 @@ class Optimizer:
         with torch.no_grad():
             crystals, _ = discrete_crystals(self.variables, self.space)
             volume = crystals.volume / crystals.n_sites
-        self._mark_failed(~(volume > MIN_VOLUME_PER_SITE), "the cell collapsed")
+        self._mark_failed(~(volume > MIN_VOLUME_PER_SITE), _COLLAPSED)
 
-    def _mark_not_finite(self, loss: Tensor) -> None:
-        self._mark_failed(~torch.isfinite(loss), "the prediction is not a finite number")
-
-    def _mark_failed(self, failed: Tensor, reason: str) -> None:
+    def _mark_failed(self, failed: Tensor, reason: int) -> None:
         failed = failed & self.active
-        if failed.any():
-            self.failure.update({int(c): reason for c in torch.nonzero(failed)})
-            self.active = self.active & ~failed
-            self._graphs.clear()
+        self._failure = self._failure.masked_fill(failed, reason)
+        self.active = self.active & ~failed
 
     def result(self) -> tuple[CrystalBatch, Tensor]:
         """Best discrete crystal of every candidate, in float64, and its pattern weights (C, K)."""
@@ -427,7 +451,7 @@ class Optimizer:
             "best_satisfied": self.best_satisfied,
             "active": self.active,
             "is_discrete": self._is_discrete,
-            "failure": dict(self.failure),
+            "failure": self.failure,
             "adam": self._adam.state_dict(),
         }
 
@@ -440,7 +464,8 @@ class Optimizer:
         self.best_satisfied = state["best_satisfied"]
         self.active = state["active"]
         self._is_discrete = state["is_discrete"]
-        self.failure = dict(state["failure"])
+        reasons = [_REASONS.index(state["failure"].get(c, "")) for c in range(len(self.space))]
+        self._failure = torch.tensor(reasons, device=self.space.device)
         self._adam = self._new_adam()
         self._adam.load_state_dict(state["adam"])
         self._graph_variables = Variables(**state["graph_variables"])

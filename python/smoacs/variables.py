@@ -52,6 +52,10 @@ class Variables:
     def select(self, candidates: Tensor, ptr: Tensor) -> Variables:
         """The variables of some candidates (n,), differentiably; ``ptr`` are all sites' offsets."""
         sites, _ = ragged_rows(ptr, candidates)
+        return self.take(candidates, sites)
+
+    def take(self, candidates: Tensor, sites: Tensor) -> Variables:
+        """The same, given the numbers of these candidates' sites, (R,) int64."""
         return Variables(
             **{
                 name: value[sites if name in self.PER_SITE else candidates]

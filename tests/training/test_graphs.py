@@ -4,6 +4,7 @@ import numpy as np
 import pytest
 import torch
 
+from host_waits import HostWaits
 from smoacs.ops import edge_vectors
 from smoacs.predictors.base import Graph, GraphSpec
 from smoacs.training.config import load_config
@@ -49,6 +50,13 @@ def test_bond_pairs_share_an_atom_of_one_crystal(crystals):
     lengths = batch.vectors.norm(dim=1)
     assert (lengths[batch.line_src] <= 3.5).all()
     assert (lengths[batch.line_dst] <= 3.5).all()
+
+
+def test_cutting_a_batch_waits_once(crystals):
+    packed = PackedGraphs.build(crystals, SPEC)
+    with HostWaits() as waits:
+        packed.batch(torch.tensor([3, 1, 4]))
+    assert waits.places == {"training.graphs.batch": 1}
 
 
 def test_graphs_without_bond_pairs(crystals):

@@ -196,6 +196,19 @@ class DesignSpace:
         # An element may be allowed under several patterns, with one radius each: weigh them by q.
         return (composition * radii / allowed.sum(1).clamp_min(1e-12)).sum(1)
 
+    @cached_property
+    def _numbers_in_use(self) -> list[int]:
+        """Numbers of the templates that candidates follow."""
+        return sorted(set(self.template.tolist()))
+
+    @cached_property
+    def _role_members(self) -> dict[str, Tensor]:
+        """Whether a site has a role, (S,) bool, by role."""
+        return {
+            role: self._per_site([np.array(t.roles) == role for t in self.templates])
+            for role in {role for t in self.templates for role in t.roles}
+        }
+
     def role_mean(self, values: Tensor, role: str) -> Tensor:
         """Mean of a site quantity (S,) over the sites of one role, (C,).
 
@@ -204,12 +217,12 @@ class DesignSpace:
         ValueError
             If a template has no such role.
         """
-        member = self._per_site([np.array([r == role for r in t.roles]) for t in self.templates])
+        for number in self._numbers_in_use:
+            if role not in self.templates[number].roles:
+                raise ValueError(f"template {self.templates[number].name} has no {role} sites")
+        member = self._role_members[role]
         zeros = torch.zeros(len(self), dtype=values.dtype, device=values.device)
         count = zeros.index_add(0, self.candidate_of_site, member.to(values.dtype))
-        if (count == 0).any():
-            name = self.templates[int(self.template[count == 0][0])].name
-            raise ValueError(f"template {name} has no {role} sites")
         return zeros.index_add(0, self.candidate_of_site, values * member) / count
 
     def _pad(self, array: np.ndarray) -> np.ndarray:

@@ -91,11 +91,14 @@ class PackedGraphs:
 
     def batch(self, indices: Tensor) -> GraphBatch:
         """The crystals at ``indices`` (n,), int64 on the same device, as one disjoint graph."""
-        sites, site_ptr = ragged_rows(self.site_ptr, indices)
-        edges, edge_ptr = ragged_rows(self.edge_ptr, indices)
-        lines, line_ptr = ragged_rows(self.line_ptr, indices)
-        src, dst = self.ends[:, edges] + _spread(site_ptr[:-1], edge_ptr)
-        line_src, line_dst = self.line_ends[:, lines] + _spread(edge_ptr[:-1], line_ptr)
+        offsets = (self.site_ptr, self.edge_ptr, self.line_ptr)
+        # All sizes at once: a GPU is waited for only here.
+        totals = torch.stack([(ptr[indices + 1] - ptr[indices]).sum() for ptr in offsets]).tolist()
+        (sites, site_ptr), (edges, edge_ptr), (lines, line_ptr) = (
+            ragged_rows(ptr, indices, total) for ptr, total in zip(offsets, totals, strict=True)
+        )
+        src, dst = self.ends[:, edges] + _spread(site_ptr[:-1], edge_ptr, len(edges))
+        line_src, line_dst = self.line_ends[:, lines] + _spread(edge_ptr[:-1], line_ptr, len(lines))
         return GraphBatch(
             atomic_numbers=self.atomic_numbers[sites],
             site_ptr=site_ptr,
@@ -115,7 +118,8 @@ def _build_part(crystals: LabelledCrystals, spec: GraphSpec) -> tuple[Tensor, ..
     neighbors = graph.neighbors
     vectors = edge_vectors(batch.frac_coords, batch.lattice, neighbors)
     edge_ptr = neighbors.edge_ptr
-    ends = torch.stack([neighbors.src, neighbors.dst]) - _spread(batch.ptr[:-1], edge_ptr)
+    ends = torch.stack([neighbors.src, neighbors.dst])
+    ends = ends - _spread(batch.ptr[:-1], edge_ptr, ends.shape[1])
     pairs = (
         edge_ptr.new_zeros(2, 0)
         if graph.line is None
@@ -123,7 +127,7 @@ def _build_part(crystals: LabelledCrystals, spec: GraphSpec) -> tuple[Tensor, ..
     )
     # Pairs are ordered by their second bond, so those of one crystal are contiguous.
     line_ptr = torch.searchsorted(pairs[1], edge_ptr)
-    line_ends = pairs - _spread(edge_ptr[:-1], line_ptr)
+    line_ends = pairs - _spread(edge_ptr[:-1], line_ptr, pairs.shape[1])
     return (
         vectors.to(torch.float32),
         ends.to(torch.int32),
@@ -137,6 +141,6 @@ def _offsets(counts: Tensor) -> Tensor:
     return torch.cat([counts.new_zeros(1), counts.cumsum(0)])
 
 
-def _spread(values: Tensor, ptr: Tensor) -> Tensor:
+def _spread(values: Tensor, ptr: Tensor, n_rows: int) -> Tensor:
     """The value (C,) of each row's group, for groups that begin at ``ptr`` (C + 1,)."""
-    return torch.repeat_interleave(values, ptr.diff(), output_size=int(ptr[-1]))
+    return torch.repeat_interleave(values, ptr.diff(), output_size=n_rows)
