@@ -402,6 +402,23 @@ def test_doctor(capsys) -> None:
         assert f"  {fact}" in text
 
 
+@pytest.mark.parametrize(
+    ("built", "reason", "told"),
+    [
+        (True, "nvcc 13.0.88", "built with nvcc 13.0.88; they need driver 580 or later"),
+        (True, "nvcc 12.9.41", "built with nvcc 12.9.41; they need driver 525 or later"),
+        (True, "nvcc 99.1", "built with nvcc 99.1"),
+        (False, "no CUDA compiler was found", "not built: no CUDA compiler was found"),
+    ],
+)
+def test_doctor_names_the_driver(built: bool, reason: str, told: str, monkeypatch) -> None:
+    from smoacs import doctor
+
+    info = doctor.build_info() | {"cuda": built, "cuda_reason": reason}
+    monkeypatch.setattr(doctor, "build_info", lambda: info)
+    assert doctor.diagnose()["native module"]["CUDA kernels"] == told
+
+
 def test_doctor_checks_weights(tmp_path, monkeypatch) -> None:
     import torch
 

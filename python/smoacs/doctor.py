@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import platform
+import re
 from pathlib import Path
 
 import torch
@@ -13,6 +14,10 @@ from smoacs.predictors.weights import bundled, cache_dir, read_card, sha256
 from smoacs.provenance import package_versions
 
 Facts = dict[str, str]
+
+# Oldest Linux driver for programs built with a CUDA of this generation; NVIDIA, "CUDA
+# Compatibility", section on minor versions.
+_OLDEST_DRIVER = {11: 450, 12: 525, 13: 580}
 
 
 def diagnose() -> dict[str, Facts]:
@@ -35,8 +40,17 @@ def _native() -> Facts:
         "compiler": str(info["compiler"]),
         "SIMD on this CPU": ", ".join(info["simd"]),
         "OpenMP": str(info["openmp"]),
-        "CUDA kernels": "built" if info["cuda"] else f"not built: {info['cuda_reason']}",
+        "CUDA kernels": _kernels(built=info["cuda"], reason=info["cuda_reason"]),
     }
+
+
+def _kernels(*, built: bool, reason: str) -> str:
+    """Whether the CUDA kernels were built, and the driver that they need."""
+    if not built:
+        return f"not built: {reason}"
+    generation = re.fullmatch(r"nvcc (\d+)\..*", reason)
+    driver = _OLDEST_DRIVER.get(int(generation[1])) if generation else None
+    return f"built with {reason}" + (f"; they need driver {driver} or later" if driver else "")
 
 
 def _devices() -> Facts:
