@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -264,7 +265,8 @@ def alignn_graphs(rule: str, k: int) -> dict[str, Prepare]:
 def alignn_network(predictor: ALIGNNPredictor, crystals: CrystalBatch, graph: Graph) -> Peers:
     """The network of alignn 2.0 in plain torch, with our weights, graph and differentiable inputs.
 
-    ``run`` gives the gradients of the summed outputs.
+    ``run`` gives the gradients of the summed outputs. Compiled, it is for graphs of any size, as
+    those of a design change at every step.
     """
     try:
         from alignn.models.alignn_atomwise_pure import ALIGNNAtomWisePure, ALIGNNAtomWisePureConfig
@@ -285,7 +287,7 @@ def alignn_network(predictor: ALIGNNPredictor, crystals: CrystalBatch, graph: Gr
     table = cgcnn_table().to(crystals.ptr.device)
     leaves = (crystals.lattice, crystals.frac_coords, crystals.composition)
 
-    def run() -> tuple[Tensor, ...]:
+    def run(network: Callable[..., Any]) -> tuple[Tensor, ...]:
         vectors = reference_neighbors.edge_vectors(crystals.frac_coords, crystals.lattice, bonds)
         features = crystals.composition @ table
         atoms = TorchGraph(
@@ -300,7 +302,10 @@ def alignn_network(predictor: ALIGNNPredictor, crystals: CrystalBatch, graph: Gr
         out = network((atoms, lines, crystals.lattice))["out"]
         return torch.autograd.grad(out.sum(), leaves)
 
-    return Peers({"alignn": Peer(run)}).tried()
+    compiled = torch.compile(network, dynamic=True)
+    return Peers(
+        {"alignn": Peer(partial(run, network)), "torch.compile": Peer(partial(run, compiled))}
+    ).tried()
 
 
 # --- Masked softmax in torch ----------------------------------------------------------------------
