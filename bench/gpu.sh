@@ -1,13 +1,14 @@
 #!/usr/bin/env bash
 # Build, test, measure and sanitize smoacs on a machine with a GPU, in one call of under ten minutes:
 #
-#     bash bench/gpu.sh [SECONDS [STAGE...]]     # by default 560 and all of: tests bench memcheck racecheck
+#     bash bench/gpu.sh [SECONDS [STAGE...]]     # by default 560 and all of: tests bench sanitize
 #
 # It needs nvcc, Python with torch, and cmake, ninja, pybind11, scikit-build-core and pytest. Other
 # packages come from .whl/*.whl if there is such a folder: nothing is downloaded. Everything goes to
 # $OUT (default: build/gpu), at most eight files: a log of each stage, the record of the benchmarks,
-# and summary.txt. Every stage has a time limit, and none depends on the success of another but the
-# build. SMOACS_MARK chooses the cases; "not cuda" tries the script on a machine without a GPU.
+# summary.txt and summary.json. Every stage has a time limit, and none depends on the success of
+# another but the build; time for the sanitizers is set aside. The record is written case by case,
+# the summary however the script ends. SMOACS_MARK chooses the cases; "not cuda" tries the script on a machine without a GPU.
 # Peers take part if their wheels are there: vesin, alignn (with jarvis-tools, xmltodict, toolz,
 # pydantic-settings, python-dotenv). Easily forgotten, as others need them: typing-inspection (by
 # pydantic), latexcodec (by pybtex) and pylatexenc (by bibtexparser).
@@ -16,7 +17,7 @@ cd "$(dirname "$0")/.." || exit
 
 deadline=$((SECONDS + ${1:-560}))
 asked=" ${*:2} "
-[[ $asked =~ [^\ ] ]] || asked=" tests bench memcheck racecheck "
+[[ $asked =~ [^\ ] ]] || asked=" tests bench sanitize "
 asked+="build "
 out=$(mkdir -p "${OUT:-build/gpu}" && cd "${OUT:-build/gpu}" && pwd)
 site=$(mktemp -d)
@@ -24,7 +25,9 @@ python=${PYTHON:-python3}
 mark=${SMOACS_MARK:-cuda}
 summary=$out/summary.txt
 failed=0
-rm -f "$summary" "$out"/{build,tests,bench,memcheck,racecheck}.log
+reserved=0 # seconds that the present stage must leave to later ones
+outcomes=()
+rm -f "$summary" "$out"/{build,tests,bench,sanitize}.log "$out"/summary.json
 
 PATH=$PATH:/usr/local/cuda/bin
 export PYTHONPATH=$site PYTHONUNBUFFERED=1 PYTHONDONTWRITEBYTECODE=1
@@ -33,6 +36,15 @@ export SMOACS_REVISION
 
 asked() { [[ $asked == *" $1 "* ]]; }
 say() { echo "$*" | tee -a "$summary"; }
+outcome() { outcomes+=("{\"stage\": \"$1\", \"outcome\": \"$2\", \"seconds\": $3}"); }
+
+# shellcheck disable=SC2329  # called at the end
+write_outcomes() {
+  local IFS=,
+  echo "{\"revision\": \"$SMOACS_REVISION\", \"seconds\": $SECONDS, \"stages\": [${outcomes[*]}]}" \
+    >"$out/summary.json"
+}
+trap write_outcomes EXIT
 
 # stage NAME LIMIT COMMAND...: run with a time limit, into NAME.log. Interrupted first, so that
 # pytest still writes what it has; killed ten seconds later.
@@ -40,19 +52,21 @@ stage() {
   local name=$1 limit=$2 start=$SECONDS status
   shift 2
   asked "${name%%-*}" || return 0
-  local left=$((deadline - SECONDS - 15))
+  local left=$((deadline - SECONDS - 15 - reserved))
   ((limit = limit < left ? limit : left))
   if ((limit < 10)); then
     say "$name: left out, no time remains"
+    outcome "$name" "left out" 0
     failed=1
     return 1
   fi
   timeout --signal=INT --kill-after=10 "$limit" "$@" >>"$out/${name%%-*}.log" 2>&1
   status=$?
+  local took=$((SECONDS - start))
   case $status in
-    0) say "$name: passed in $((SECONDS - start)) s" ;;
-    124 | 137) say "$name: stopped at its limit of $limit s" ;;
-    *) say "$name: FAILED ($status) in $((SECONDS - start)) s; the end of its log:" ;;
+    0) say "$name: passed in $took s" && outcome "$name" passed "$took" ;;
+    124 | 137) say "$name: stopped at its limit of $limit s" && outcome "$name" stopped "$took" ;;
+    *) say "$name: FAILED ($status) in $took s; the end of its log:" && outcome "$name" failed "$took" ;;
   esac
   if ((status)); then
     failed=1
@@ -93,6 +107,7 @@ if ! stage build-machine 60 bash -c describe || ! stage build-package 240 bash -
   say "nothing else can run"
   exit 1
 fi
+asked sanitize && reserved=150
 stage tests 150 "${pytest[@]}" --continue-on-collection-errors tests
 
 # The suites that matter most come first; each is a process of its own, since a kernel that faults
@@ -102,16 +117,27 @@ for suite in alignn_graph masked_softmax neighbors alignn_step main_job resample
     --benchmark-columns=min,median,rounds --record="$out"
 done
 
-# Own allocations for every tensor, so that reading beyond one is noticed; torch's kernels left out.
+# Own allocations for every tensor, so that reading beyond one is noticed.
 export PYTORCH_NO_CUDA_MEMORY_CACHING=1
-for tool in memcheck racecheck; do
-  if asked "$tool" && ! command -v compute-sanitizer >/dev/null; then
-    say "$tool: left out, there is no compute-sanitizer"
-    continue
-  fi
-  stage "$tool" 90 compute-sanitizer --tool "$tool" --kernel-name kns=smoacs --error-exitcode 3 \
-    "${pytest[@]}" -k "(ragged or large_cell) and not dtype1" tests
-done
+reserved=0
+sanitize() { # TOOL LIMIT TESTS OPTION...
+  local tool=$1 limit=$2 tests=$3
+  shift 3
+  stage "sanitize-$tool" "$limit" compute-sanitizer --tool "$tool" --error-exitcode 3 "$@" \
+    "${pytest[@]}" -k "($tests) and not dtype1" tests
+}
+if asked sanitize && ! command -v compute-sanitizer >/dev/null; then
+  say "sanitize: left out, there is no compute-sanitizer"
+  outcome sanitize "left out" 0
+else
+  # Races are looked for in shared memory only, which few kernels use, if any.
+  if grep -rqw __shared__ csrc; then sanitize racecheck 60 ragged --kernel-name kns=smoacs; fi
+  sanitize memcheck 120 \
+    "ragged or large_cell or no_edges or no_nodes or not_there or norm_silu or interpolation" \
+    --kernel-name kns=smoacs
+  # Here torch's kernels take part: what they write counts as written.
+  sanitize initcheck 60 "ragged or no_edges"
+fi
 
 say "all of it took $SECONDS s; results are in $out"
 exit "$failed"
