@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import warnings
 from dataclasses import replace
 
 import pytest
@@ -181,21 +182,22 @@ def test_a_step_waits_twice_outside_of_the_kernels() -> None:
 
 
 @pytest.mark.cuda
-def test_a_step_on_a_gpu_waits_for_sizes_only(recwarn) -> None:
+def test_a_step_on_a_gpu_waits_for_sizes_only() -> None:
     """Twice, and for the sizes of two neighbour lists and one line graph."""
     space = DesignSpace.create([perovskite()], 6, device="cuda")
     model = predictors.load("smoacs-alignn-mp").to("cuda")
     loop = Optimizer(space, whole_objectives(), [model], PRESETS["default"], 40, 0)
     loop.step()
     loop.step()
-    recwarn.clear()
-    torch.cuda.set_sync_debug_mode("warn")
-    try:
-        loop.step()
-    finally:
-        torch.cuda.set_sync_debug_mode("default")
-    waits = [f"{w.filename}:{w.lineno}" for w in recwarn if "synchroniz" in str(w.message)]
-    assert len(waits) <= 5, waits
+    with warnings.catch_warnings(record=True) as seen:
+        warnings.simplefilter("always")
+        torch.cuda.set_sync_debug_mode("warn")
+        try:
+            loop.step()
+        finally:
+            torch.cuda.set_sync_debug_mode("default")
+    waits = [f"{w.filename}:{w.lineno}" for w in seen if "synchronizing" in str(w.message)]
+    assert 1 <= len(waits) <= 5, waits
 
 
 @pytest.mark.cuda
