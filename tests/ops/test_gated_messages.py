@@ -11,7 +11,15 @@ from hypothesis import strategies as st
 from torch import Tensor
 
 from cells import CELLS
-from smoacs.ops import Incidence, LineGraph, gated_messages, line_graph, neighbor_list, reference
+from smoacs.ops import (
+    Incidence,
+    LineGraph,
+    edge_vectors,
+    gated_messages,
+    line_graph,
+    neighbor_list,
+    reference,
+)
 
 DEVICES = ["cpu", pytest.param("cuda", marks=pytest.mark.cuda)]
 EPS = 1e-6
@@ -223,6 +231,29 @@ def test_lists_with_a_capacity_give_what_others_give(device: str) -> None:
     logits, mean = sums(torch.cat([of_pairs, extra_pairs]), padded, roomy_pairs)
     assert torch.equal(logits, torch.cat([wanted[0], torch.zeros_like(extra_pairs)]))
     assert torch.equal(mean, torch.cat([wanted[1], torch.zeros_like(extra_bonds)]))
+
+
+@pytest.mark.cuda
+def test_lists_with_a_capacity_wait_for_nothing() -> None:
+    coords, lattice, ptr = CELLS["ragged batch"].to("cuda", torch.float64)
+    coords, lattice = coords.clone().requires_grad_(), lattice.clone().requires_grad_()
+
+    def gradients() -> tuple[Tensor, ...]:
+        bonds = neighbor_list(coords, lattice, ptr, cutoff=3.5, capacity=2000)
+        pairs = line_graph(bonds, cutoff=2.9, capacity=9000)
+        vectors = edge_vectors(coords, lattice, bonds)
+        incidence = Incidence.of(pairs.src, pairs.dst, len(vectors))
+        edge = vectors.new_ones(len(pairs.src), 3)
+        _, mean = gated_messages(edge, vectors, vectors, vectors, incidence, eps=EPS)
+        return torch.autograd.grad(mean.sum(), (coords, lattice))
+
+    gradients()
+    torch.cuda.set_sync_debug_mode("error")
+    try:
+        found = gradients()
+    finally:
+        torch.cuda.set_sync_debug_mode("default")
+    assert all(torch.isfinite(gradient).all() for gradient in found)
 
 
 @pytest.mark.cuda
