@@ -10,6 +10,8 @@ from pymatgen.core import Structure
 
 from smoacs.training.config import RandomSplit, StrainConfig, load_config
 from smoacs.training.data import (
+    LabelledCrystals,
+    TrainingData,
     birch_murnaghan,
     concatenate,
     load_crystals,
@@ -178,17 +180,17 @@ def test_birch_murnaghan_has_the_bulk_modulus_it_was_given():
     assert modulus / GPa == pytest.approx(120.0, rel=1e-4)
 
 
-def test_strained_copies_are_training_crystals_with_raised_energy(raw_config, write_config):
+def test_strained_copies_are_crystals_with_raised_energy(raw_config, write_config):
     raw_config["strained_copies"] = {"max_strain": 0.05, "copies": 2}
     config = load_config(write_config(raw_config))
     crystals = load_crystals(config)
     copies = strained_copies(crystals, config.strained_copies, energy_columns=[0], seed=0)
-    train = crystals.select(np.tile(np.flatnonzero(crystals.split == "train"), 2))
-    assert len(copies) == len(train)
+    originals = crystals.select(np.tile(np.arange(len(crystals)), 2))
+    assert len(copies) == len(originals)
     assert len(np.unique(np.linalg.det(copies.lattice))) == len(copies)
-    assert (copies.targets[:, 0] > train.targets[:, 0]).all()
+    assert (copies.targets[:, 0] > originals.targets[:, 0]).all()
     assert np.isnan(copies.targets[:, 1]).all()
-    factor = np.cbrt(np.linalg.det(copies.lattice) / np.linalg.det(train.lattice))
+    factor = np.cbrt(np.linalg.det(copies.lattice) / np.linalg.det(originals.lattice))
     assert (np.abs(factor - 1) <= 0.05).all()
     assert np.abs(factor - 1).max() > 0.02
     both = concatenate([crystals, copies])
@@ -205,11 +207,23 @@ def test_all_energies_of_a_copy_rise_alike(raw_config, write_config, rows, jsonl
     config = load_config(write_config(raw_config))
     crystals = load_crystals(config)
     copies = strained_copies(crystals, config.strained_copies, [0, 2], seed=0)
-    train = crystals.select(np.flatnonzero(crystals.split == "train"))
-    rise = copies.targets - train.targets
+    rise = copies.targets - crystals.targets
     np.testing.assert_allclose(rise[:, 2], rise[:, 0], rtol=1e-9)
     assert (rise[:, 2] > 0).all()
     assert np.isnan(rise[:, 1]).all()
+
+
+def test_copies_of_test_crystals_are_never_learned(raw_config, write_config):
+    raw_config["strained_copies"] = {"copies": 2}
+    data = TrainingData.load(load_config(write_config(raw_config)))
+
+    def names(crystals: LabelledCrystals) -> set[str]:
+        return {name.split("*")[0] for name in crystals.ids}
+
+    assert names(data.learned) == names(data.parts["train"])
+    assert len(data.learned) == 3 * len(data.parts["train"])
+    assert names(data.strained_test) == names(data.parts["test"])
+    assert len(data.strained_test) == 2 * len(data.parts["test"])
 
 
 def test_strained_copies_skip_failed_moduli(raw_config, write_config, rows, jsonl):

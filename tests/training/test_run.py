@@ -47,6 +47,8 @@ def test_a_run_leaves_a_model_with_a_truthful_card(raw_config, write_config, con
     assert training["crystals"] == {"train": 16, "val": 4, "test": 4}
     assert training["strained_copies"] == 16
     assert training["mean_absolute_error"] == result.errors
+    assert set(result.errors["strained_test"]) == {"formation_energy"}
+    assert set(training["mean_absolute_deviation"]) == {"test", "strained_test"}
     low, high = card.domain.volume
     assert 0.2 < low < high < 20
     assert 0.3 < card.domain.contact < 2

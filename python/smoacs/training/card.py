@@ -43,6 +43,7 @@ def write_bundle(
         Of this network.
     """
     config, crystals = trainer.config, data.parts
+    held_out = {"test": crystals["test"], "strained_test": data.strained_test}
     return save_bundle(
         config.output,
         network,
@@ -64,7 +65,11 @@ def write_bundle(
             },
             "strained_copies": data.copies,
             "mean_absolute_error": mean_absolute_errors(config, outcomes),
-            "mean_absolute_deviation_of_test_labels": _deviations(config, crystals),
+            "mean_absolute_deviation": {
+                name: _deviations(config, crystals["train"], part)
+                for name, part in held_out.items()
+                if len(part)
+            },
             **_start(config),
             "epochs": trainer.epoch,
             "best_epoch": trainer.best_epoch,
@@ -129,14 +134,14 @@ def _properties(config: TrainingConfig, train: LabelledCrystals) -> tuple[Proper
 
 
 def _deviations(
-    config: TrainingConfig, crystals: dict[str, LabelledCrystals]
-) -> dict[str, float | None]:
+    config: TrainingConfig, train: LabelledCrystals, part: LabelledCrystals
+) -> dict[str, float]:
     """Error of always guessing the training mean: what the model's errors compare with."""
-    means = np.nanmean(crystals["train"].targets, axis=0)
-    test = crystals["test"].targets
+    means = np.nanmean(train.targets, axis=0)
     return {
-        target.name: None if np.isnan(labels).all() else float(np.nanmean(np.abs(labels - mean)))
-        for target, labels, mean in zip(config.targets, test.T, means, strict=True)
+        target.name: float(np.nanmean(np.abs(labels - mean)))
+        for target, labels, mean in zip(config.targets, part.targets.T, means, strict=True)
+        if not np.isnan(labels).all()
     }
 
 

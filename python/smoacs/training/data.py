@@ -110,23 +110,21 @@ class TrainingData:
         By split, as they were read.
     learned : LabelledCrystals
         Those of the split ``train``, then their strained copies.
+    strained_test : LabelledCrystals
+        Strained copies of those of the split ``test``.
     """
 
     parts: dict[str, LabelledCrystals]
     learned: LabelledCrystals
+    strained_test: LabelledCrystals
 
     @classmethod
     def load(cls, config: TrainingConfig) -> TrainingData:
         """Read the crystals of a configuration; raises what :func:`load_crystals` does."""
         crystals = load_crystals(config)
         parts = {name: crystals.select(np.flatnonzero(crystals.split == name)) for name in SPLITS}
-        train, strain = parts["train"], config.strained_copies
-        if strain is None:
-            return cls(parts, train)
-        names = [target.name for target in config.targets]
-        columns = [names.index(energy) for energy in strain.energies]
-        copies = strained_copies(train, strain, columns, config.seed)
-        return cls(parts, concatenate([train, copies]))
+        copies = {name: _copies(parts[name], config) for name in ("train", "test")}
+        return cls(parts, concatenate([parts["train"], copies["train"]]), copies["test"])
 
     @property
     def copies(self) -> int:
@@ -174,7 +172,7 @@ def random_split(count: int, shares: RandomSplit, seed: int) -> NDArray[np.str_]
 def strained_copies(
     crystals: LabelledCrystals, strain: StrainConfig, energy_columns: Sequence[int], seed: int
 ) -> LabelledCrystals:
-    """Isotropically strained copies of the training crystals with energies and bulk modulus.
+    """Isotropically strained copies of the crystals with energies and bulk modulus.
 
     The linear strain is uniform in ``[-max_strain, max_strain]``. The energies are higher by
     :func:`birch_murnaghan`; all other targets are missing.
@@ -182,8 +180,7 @@ def strained_copies(
     low, high = MODULUS_RANGE_GPA
     columns = list(energy_columns)
     usable = (
-        (crystals.split == "train")
-        & ~np.isnan(crystals.targets[:, columns]).all(axis=1)
+        ~np.isnan(crystals.targets[:, columns]).all(axis=1)
         & (crystals.bulk_modulus > low)
         & (crystals.bulk_modulus < high)
     )
@@ -200,6 +197,15 @@ def strained_copies(
         lattice=chosen.lattice * factor[:, None, None],
         targets=targets,
     )
+
+
+def _copies(crystals: LabelledCrystals, config: TrainingConfig) -> LabelledCrystals:
+    """Strained copies as a configuration wants them, if any."""
+    strain = config.strained_copies
+    if strain is None:
+        return crystals.select(np.arange(0))
+    names = [target.name for target in config.targets]
+    return strained_copies(crystals, strain, [names.index(e) for e in strain.energies], config.seed)
 
 
 def birch_murnaghan(

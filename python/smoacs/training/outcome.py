@@ -69,7 +69,7 @@ def mean_absolute_errors(
             )
             if torch.isfinite(mean)
         }
-        for split in ("val", "test")
+        for split in ("val", "test", "strained_test")
         if split in outcomes
     }
 

@@ -134,7 +134,7 @@ def add_reliability(model: str | Path, config_path: str | Path, folder: str | Pa
 
 def _graphs(config: TrainingConfig, data: TrainingData) -> dict[str, PackedGraphs]:
     """Graphs by split, where ``train`` has the strained copies as well; no empty split."""
-    crystals = data.parts | {"train": data.learned}
+    crystals = data.parts | {"train": data.learned, "strained_test": data.strained_test}
     spec = config.graph.spec()
     return {name: PackedGraphs.build(part, spec) for name, part in crystals.items() if len(part)}
 
