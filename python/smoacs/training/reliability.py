@@ -31,8 +31,9 @@ def fit_errors(train: Tensor, val: Tensor, errors: Tensor) -> LastLayerError:
     """Model of the expected error of a network's predictions.
 
     The logarithm of the errors of the validation crystals, over the leverage, is fitted by a ridge
-    regression on the features. Then the predicted errors of each property are scaled to the root
-    mean square of the true ones, where each crystal is predicted without its own error.
+    regression on the features. Then the predicted errors of each property are scaled so that the
+    true ones are as large in the root mean square of their ratios, where each crystal is predicted
+    without its own error.
 
     Parameters
     ----------
@@ -72,7 +73,7 @@ def _fit_alpha(
     influence = (centred * solve.T).sum(dim=1) + 1 / len(errors)
     without_own = wanted - (wanted - fitted) / (1 - influence).clamp_min(0.1)
     expected = leverage * without_own.exp()
-    scale = torch.log(_root_mean_square(errors).clamp_min(_ZERO) / _root_mean_square(expected))
+    scale = torch.log(_root_mean_square(errors / expected).clamp_min(_ZERO))
     return weight, wanted.mean() - mean @ weight + scale, fitted.min() + scale, fitted.max() + scale
 
 
