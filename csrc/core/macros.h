@@ -2,13 +2,16 @@
 #pragma once
 
 // SMOACS_HD: inline on host and device. SMOACS_LANES: inline where the 32 lanes of lanes.h are, so
-// on the device under nvcc, else on the host.
+// on the device under nvcc, else on the host. SMOACS_INLINE: the same for a lambda that is called
+// twice, else it would not share its caller's instruction set.
 #ifdef __CUDACC__
 #define SMOACS_HD __host__ __device__ __forceinline__
 #define SMOACS_LANES __device__ __forceinline__
+#define SMOACS_INLINE
 #else
 #define SMOACS_HD inline __attribute__((always_inline))
 #define SMOACS_LANES inline __attribute__((always_inline))
+#define SMOACS_INLINE __attribute__((always_inline))
 #endif
 
 // Put before a function that holds a hot loop: the compiler makes one copy per instruction set and
@@ -20,4 +23,11 @@
 #define SMOACS_CLONES __attribute__((target_clones("avx512f", "avx2", "default")))
 #else
 #define SMOACS_CLONES
+#endif
+
+// Put before a loop that rarely runs as often as the compiler knows it can: no unrolled copies.
+#if defined(__GNUC__) && !defined(__clang__) && !defined(__CUDACC__)
+#define SMOACS_ROLLED _Pragma("GCC unroll 1")
+#else
+#define SMOACS_ROLLED
 #endif

@@ -124,8 +124,12 @@ SMOACS_LANES T fold(const T* lane) {
     }
     return value;
 #else
-    if constexpr (N == 1) {
-        return lane[0];
+    if constexpr (N == 4) {  // single numbers: two in a vector would travel through memory
+        T even = lane[0], odd = lane[1];
+        Op::into(even, lane[2]);
+        Op::into(odd, lane[3]);
+        Op::into(even, odd);
+        return even;
     } else {
         typename Pack<T, N / 2>::type low, high;
         memcpy(&low, lane, sizeof low);
@@ -138,22 +142,16 @@ SMOACS_LANES T fold(const T* lane) {
 #endif
 }
 
-// Sum or largest number of a row, known to all lanes.
-template <typename Op, typename T>
-SMOACS_LANES T reduce(const Row<T>& row) {
-    T lane[kPerWord];
-    for (int j = 0; j < kPerWord; ++j) lane[j] = row[j];
-    for (int w = 1; w < kWords; ++w) {
-        for (int j = 0; j < kPerWord; ++j) Op::into(lane[j], row.held[w * kPerWord + j]);
+// Sum or largest of the numbers f(w, j) of a row, known to all lanes.
+template <typename Op, typename F>
+SMOACS_LANES auto reduce(F&& f) {
+    decltype(f(0, 0)) lane[kPerWord];
+    for (int j = 0; j < kPerWord; ++j) {
+        auto all = f(0, j);
+        for (int w = 1; w < kWords; ++w) Op::into(all, f(w, j));
+        lane[j] = all;
     }
     return fold<Op>(lane);
-}
-
-template <typename T>
-SMOACS_LANES T dot(const Row<T>& a, const Row<T>& b) {
-    Row<T> product;
-    for (int i = 0; i < kHeld; ++i) product[i] = a[i] * b[i];
-    return reduce<Sum>(product);
 }
 
 // --- Rows of any length, in memory ---------------------------------------------------------------

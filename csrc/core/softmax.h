@@ -157,186 +157,279 @@ SMOACS_HD void pattern_gradient(const SoftmaxBatch<T>& batch, std::int64_t c, co
 
 // --- One site: the lanes share the elements ------------------------------------------------------
 
-// All patterns share the exponentials of a site, taken relative to the largest logit that any of
-// them allows. A pattern whose own logits all lie far below has too small a sum, where the error of
-// exp's argument would show, or none: below this one its exponentials are its own.
+// All patterns share the exponentials of a site, u[z] = exp((a[z] - top) / T), taken relative to
+// the largest logit that any of them allows; in the paper's form a forbidden element has
+// f = exp(-top / T) instead, else f = 0. With the masks M, v = u - f and g = dL/dx,
+//
+//     Z[k] = sum_z M[k,z] v[z] + Z f                 p[k,z] = (M[k,z] v[z] + f) / Z[k]
+//     x[z] = v[z] sum_k M[k,z] c[k] + f sum_k c[k]   c[k] = q[k] / Z[k]
+//     d[k] = <g, p[k,:]> = sum_z M[k,z] v[z] g[z] / Z[k]
+//     dL/da[z] = u[z] sum_k M[k,z] c[k] (g[z] - d[k]) / T
+//
+// so that a pattern costs no more than masked sums. (d[k] lacks f sum_z g[z], which is 0: the
+// paper's second softmax does not change if a constant is added to all x.) A pattern whose
+// own logits all lie far below the top has too small a Z[k], where the error of exp's argument
+// would show, or none: below this one its exponentials are its own.
 constexpr double kLeastSum = 1e-4;
 
-// exp((logit - max) / T) of every element where a pattern allows it, and of one that is forbidden.
+// Patterns whose sums are found before they are used; a GPU has no registers for more.
+#ifdef __CUDACC__
+constexpr int kBundle = 1;
+#else
+constexpr int kBundle = 16;
+#endif
+
+// exp((logit - top) / T) of a forbidden element, and what it is more where a pattern allows it.
 template <typename T>
 struct Numerators {
-    Row<T> allowed;
+    Row<T> excess;
     T forbidden;
+    T top;
 };
 
+// A site goes through steps: begin, exponentiate, and those of one direction. On the CPU several
+// sites take each step together, so that the waits of one are filled with the work of others.
 template <typename T, bool Paper>
 struct SoftmaxSite {
-    const SoftmaxBatch<T>& batch;
-    const std::int64_t site;
-    const T* const pattern_logits;       // (K) of the site's crystal
-    const T* const weights;              // (K)
-    const std::uint32_t* const allowed;  // (K, W)
-    const T inverse;                     // 1 / T
-    int gap;                             // pattern that allows no element, or -1
-    std::uint32_t existing[kWords];      // bits that stand for elements
+    const SoftmaxBatch<T>* batch;
+    std::int64_t site;
+    const T* pattern_logits;               // (K) of the site's crystal
+    const T* weights;                      // (K)
+    const std::uint32_t* allowed[kWords];  // words of the first pattern's mask
+    T inverse;                             // 1 / T
     Row<T> logits;
     Numerators<T> shared;
+    Row<T> values;  // x, or g
+    T top;          // of x
 
-    SMOACS_LANES SoftmaxSite(const SoftmaxBatch<T>& batch, std::int64_t site, std::int64_t crystal,
-                             const T* weights)
-        : batch(batch),
-          site(site),
-          pattern_logits(batch.pattern_logits + crystal * batch.n_patterns),
-          weights(weights + crystal * batch.n_patterns),
-          allowed(batch.allowed + site * batch.n_patterns * n_words(batch)),
-          inverse(T(1) / batch.temperature[crystal * batch.temperature_stride]),
-          gap(-1) {
-        load(batch.element_logits + site * batch.n_elements, batch.n_elements, logits);
-        std::uint32_t any[kWords];
+    SMOACS_LANES void begin(const SoftmaxBatch<T>& of, std::int64_t s, std::int64_t crystal,
+                            const T* all_weights) {
+        batch = &of;
+        site = s;
+        pattern_logits = of.pattern_logits + crystal * of.n_patterns;
+        weights = all_weights + crystal * of.n_patterns;
+        const int words_held = n_words(of);
         for (int w = 0; w < kWords; ++w) {
-            const int rest = batch.n_elements - w * kLanes;
-            existing[w] = rest >= kLanes ? 0xffffffffu : rest > 0 ? (1u << rest) - 1u : 0u;
-            any[w] = 0;
+            const int exists = w < words_held ? w : words_held - 1;
+            allowed[w] = of.allowed + s * of.n_patterns * words_held + exists;
         }
-        for (int k = batch.n_patterns - 1; k >= 0; --k) {
-            if (is_padding(pattern_logits[k])) continue;
-            std::uint32_t may[kWords], all = 0;
-            words(k, may);
-            for (int w = 0; w < kWords; ++w) {
-                all |= may[w];
-                any[w] |= this->weights[k] == T(0) ? 0u : may[w];
-            }
-            if (all == 0) gap = k;
-        }
-        numerators(any, shared);
-    }
-
-    // The mask of pattern k.
-    SMOACS_LANES void words(int k, std::uint32_t (&may)[kWords]) const {
-        const int n = n_words(batch);
-        for (int w = 0; w < kWords; ++w) may[w] = w < n ? allowed[k * n + w] & existing[w] : 0u;
-    }
-
-    // For the elements in `may`.
-    SMOACS_LANES void numerators(const std::uint32_t (&may)[kWords], Numerators<T>& result) const {
-        const T other = Paper ? T(0) : -kInfinity<T>;  // logit of a forbidden element
-        Row<T>& values = result.allowed;
-        for (int w = 0; w < kWords; ++w) {
-            for (int j = 0; j < kPerWord; ++j) {
-                const int i = w * kPerWord + j;
-                values[i] = bit(may[w], j) ? floored<Paper>(logits[i]) : other;
-            }
-        }
-        const T top = reduce<Max>(values);
-        for (int i = 0; i < kHeld; ++i) values[i] = exp_nonpositive((values[i] - top) * inverse);
-        result.forbidden = Paper ? exp_nonpositive(-top * inverse) : T(0);
-    }
-
-    // Those under the mask `may`; returns their sum.
-    SMOACS_LANES T choose(const std::uint32_t (&may)[kWords], const Numerators<T>& from,
-                          Row<T>& values) const {
-        for (int w = 0; w < kWords; ++w) {
-            for (int j = 0; j < kPerWord; ++j) {
-                const int i = w * kPerWord + j;
-                const T other = Paper && bit(existing[w], j) ? from.forbidden : T(0);
-                values[i] = bit(may[w], j) ? from.allowed[i] : other;
-            }
-        }
-        return reduce<Sum>(values);
-    }
-
-    // Numerators of p[k,:], whose mask is `may`; returns 1 / their sum.
-    SMOACS_LANES T pattern(const std::uint32_t (&may)[kWords], Row<T>& values) const {
-        T sum = choose(may, shared, values);
-        if (sum < T(kLeastSum)) {
-            Numerators<T> own;
-            numerators(may, own);
-            sum = choose(may, own, values);
-        }
-        return T(1) / sum;
-    }
-
-    // sum_k q[k] p[k,:]
-    SMOACS_LANES void mixture(Row<T>& sum) const {
-        for (int i = 0; i < kHeld; ++i) sum[i] = 0;
-        for (int k = 0; k < batch.n_patterns; ++k) {
+        inverse = T(1) / of.temperature[crystal * of.temperature_stride];
+        load(of.element_logits + s * of.n_elements, of.n_elements, logits);
+        std::uint32_t any[kWords] = {};
+        for (int k = 0; k < of.n_patterns; ++k) {
             if (weights[k] == T(0)) continue;
-            std::uint32_t may[kWords];
-            words(k, may);
-            Row<T> p;
-            const T scale = pattern(may, p) * weights[k];
-            for (int i = 0; i < kHeld; ++i) sum[i] += p[i] * scale;
+            for (int w = 0; w < kWords; ++w) any[w] |= word(k, w);
         }
+        choose(any, shared);
     }
 
-    // The paper's second softmax, in place.
-    SMOACS_LANES void sharpen(Row<T>& values) const {
+    // Word w of pattern k's mask; past the last element it may hold anything.
+    SMOACS_LANES std::uint32_t word(int k, int w) const { return allowed[w][k * n_words(*batch)]; }
+
+    SMOACS_LANES void words(int k, std::uint32_t (&may)[kWords]) const {
+        for (int w = 0; w < kWords; ++w) may[w] = word(k, w);
+    }
+
+    // Bits of word w that stand for elements.
+    SMOACS_LANES std::uint32_t existing(int w) const {
+        const int rest = batch->n_elements - w * kLanes;
+        return rest >= kLanes ? 0xffffffffu : rest > 0 ? (1u << rest) - 1u : 0u;
+    }
+
+    // Puts the logits under a mask where their exponentials will be.
+    SMOACS_LANES void choose(const std::uint32_t (&may)[kWords], Numerators<T>& to) const {
         for (int w = 0; w < kWords; ++w) {
+            const std::uint32_t here = may[w] & existing(w);
             for (int j = 0; j < kPerWord; ++j) {
-                T& value = values[w * kPerWord + j];
-                value = bit(existing[w], j) ? value : -kInfinity<T>;
+                const T logit = floored<Paper>(logits[w * kPerWord + j]);
+                to.excess[w * kPerWord + j] = bit(here, j) ? logit : -kInfinity<T>;
             }
         }
-        const T top = reduce<Max>(values);
-        for (int i = 0; i < kHeld; ++i) values[i] = exp_nonpositive((values[i] - top) * inverse);
-        const T scale = T(1) / reduce<Sum>(values);
-        for (int i = 0; i < kHeld; ++i) values[i] *= scale;
+        to.top = largest(to.excess);
     }
 
-    SMOACS_LANES std::int64_t fault() const {
-        Row<T> zeros;
-        for (int i = 0; i < kHeld; ++i) zeros[i] = logits[i] - logits[i];
-        if (!(reduce<Sum>(zeros) == T(0))) return fault_at(Fault::element_logit, site);
-        return gap < 0 ? kNoFault : fault_at(Fault::no_element, site * batch.n_patterns + gap);
+    SMOACS_LANES static T largest(const Row<T>& row) {
+        return reduce<Max>([&](int w, int j) { return row[w * kPerWord + j]; });
     }
 
-    // x, the composition of the site; returns what is wrong with the site.
-    SMOACS_LANES std::int64_t forward(T* composition) const {
-        const std::int64_t found = fault();
-        Row<T> x;
-        mixture(x);
-        if (Paper) sharpen(x);
-        for (int i = 0; found != kNoFault && i < kHeld; ++i) x[i] = kNaN<T>;
-        store(x, batch.n_elements, composition + site * batch.n_elements);
-        return found;
-    }
-
-    // Gradient to the logits of the site, and <dL/d mixture, p[k,:]> of every pattern.
-    SMOACS_LANES void backward(const T* composition, const T* grad_composition, T* grad_logits,
-                               T* dots) const {
-        Row<T> g, grad;
-        load(grad_composition + site * batch.n_elements, batch.n_elements, g);
-        if (Paper) {
-            Row<T> x;
-            load(composition + site * batch.n_elements, batch.n_elements, x);
-            const T mean = dot(g, x);
-            for (int i = 0; i < kHeld; ++i) g[i] = x[i] * (g[i] - mean) * inverse;
+    SMOACS_LANES void exponentiate(Numerators<T>& to) const {
+        exponentiate(to.excess, to.top);
+        to.forbidden = Paper ? exp_nonpositive(-to.top * inverse) : T(0);
+        for (int i = 0; Paper && i < kHeld; ++i) {
+            const T more = to.excess[i] - to.forbidden;
+            to.excess[i] = more > T(0) ? more : T(0);
         }
-        for (int i = 0; i < kHeld; ++i) grad[i] = 0;
-        for (int k = 0; k < batch.n_patterns; ++k) {
-            T mean = 0;
-            if (weights[k] != T(0)) {
+    }
+
+    SMOACS_LANES void exponentiate(Row<T>& row, T top) const {
+        for (int i = 0; i < kHeld; ++i) row[i] = exp_nonpositive((row[i] - top) * inverse);
+    }
+
+    // Z of the pattern with this mask.
+    SMOACS_LANES T total(const std::uint32_t (&may)[kWords], const Numerators<T>& from) const {
+        const T sum = masked_sum(may, from.excess);
+        return Paper ? sum + T(batch->n_elements) * from.forbidden : sum;
+    }
+
+    SMOACS_LANES static T masked_sum(const std::uint32_t (&may)[kWords], const Row<T>& row) {
+        return reduce<Sum>([&](int w, int j) {
+            const T value = row[w * kPerWord + j];
+            return bit(may[w], j) ? value : T(0);
+        });
+    }
+
+    // Calls weigh(i, k, words, numerators, 1 / Z[k]) for i = 0 ... n - 1 and the patterns k from
+    // `first` on, then spread(n, first, numerators), with n at most kBundle. 1 / Z[k] is 0 for
+    // patterns that have no weight or come on their own, with their own numerators.
+    template <typename Weigh, typename Spread>
+    SMOACS_LANES void for_patterns(Weigh&& weigh, Spread&& spread) const {
+        for (int first = 0; first < batch->n_patterns; first += kBundle) {
+            const int rest = batch->n_patterns - first, n = rest < kBundle ? rest : kBundle;
+            int alone = 0;
+            for (int i = 0; i < n; ++i) {
+                std::uint32_t may[kWords];
+                words(first + i, may);
+                const T sum = total(may, shared);
+                const bool weighs = weights[first + i] != T(0), small = sum < T(kLeastSum);
+                alone += weighs && small;
+                weigh(i, first + i, may, shared, weighs && !small ? T(1) / sum : T(0));
+            }
+            spread(n, first, shared);
+            for (int k = first; alone > 0 && k < first + n; ++k) {
+                if (weights[k] == T(0)) continue;
                 std::uint32_t may[kWords];
                 words(k, may);
-                Row<T> p;
-                const T scale = pattern(may, p);
-                mean = dot(g, p) * scale;
-                const T weight = scale * weights[k] * inverse;
-                for (int w = 0; w < kWords; ++w) {
-                    for (int j = 0; j < kPerWord; ++j) {
-                        const int i = w * kPerWord + j;
-                        const T slope = p[i] * (g[i] - mean) * weight;
-                        // In the exact form p is 0 wherever the element is forbidden.
-                        grad[i] += !Paper || bit(may[w], j) ? slope : T(0);
-                    }
+                if (!(total(may, shared) < T(kLeastSum))) continue;
+                Numerators<T> own;
+                choose(may, own);
+                exponentiate(own);
+                weigh(0, k, may, own, T(1) / total(may, own));
+                spread(1, k, own);
+            }
+        }
+    }
+
+    // --- Forward: mix, in the paper's form exponentiate again, finish ---
+
+    // sum_k q[k] p[k,:]
+    SMOACS_LANES void mix() {
+        for (int i = 0; i < kHeld; ++i) values[i] = T(0);
+        T scale[kBundle], all = 0;
+        const auto weigh = [&](int i, int k, const std::uint32_t (&)[kWords], const Numerators<T>&,
+                               T over) SMOACS_INLINE {
+            scale[i] = weights[k] * over;
+            all = i == 0 ? scale[i] : all + scale[i];
+        };
+        const auto spread = [&](int n, int first, const Numerators<T>& from) SMOACS_INLINE {
+            for (int w = 0; w < kWords; ++w) {
+                T sum[kPerWord];
+                for (int j = 0; j < kPerWord; ++j) sum[j] = T(0);
+                SMOACS_ROLLED
+                for (int k = 0; k < n; ++k) {
+                    const std::uint32_t may = word(first + k, w);
+                    const T part = scale[k];
+                    for (int j = 0; j < kPerWord; ++j) sum[j] += bit(may, j) ? part : T(0);
+                }
+                for (int j = 0; j < kPerWord; ++j) {
+                    const int i = w * kPerWord + j;
+                    values[i] += from.excess[i] * sum[j] + (Paper ? from.forbidden * all : T(0));
                 }
             }
-            if (is_first_lane()) dots[site * batch.n_patterns + k] = mean;
+        };
+        for_patterns(weigh, spread);
+        for (int w = 0; Paper && w < kWords; ++w) {
+            for (int j = 0; j < kPerWord; ++j) {
+                const T value = values[w * kPerWord + j];
+                values[w * kPerWord + j] = bit(existing(w), j) ? value : -kInfinity<T>;
+            }
         }
-        for (int i = 0; Paper && i < kHeld; ++i) {
-            grad[i] = logits[i] < T(kPaperFloor) ? T(0) : grad[i];
+        if (Paper) top = largest(values);
+    }
+
+    // Writes x, the composition of the site.
+    SMOACS_LANES void finish(bool good, T* composition) {
+        if (Paper) {
+            const T scale =
+                T(1) / reduce<Sum>([&](int w, int j) { return values[w * kPerWord + j]; });
+            for (int i = 0; i < kHeld; ++i) values[i] *= scale;
         }
-        store(grad, batch.n_elements, grad_logits + site * batch.n_elements);
+        for (int i = 0; !good && i < kHeld; ++i) values[i] = kNaN<T>;
+        store(values, batch->n_elements, composition + site * batch->n_elements);
+    }
+
+    // What is wrong with the site.
+    SMOACS_LANES std::int64_t fault() const {
+        const T zero = reduce<Sum>([&](int w, int j) {
+            const T logit = logits[w * kPerWord + j];
+            return logit - logit;
+        });
+        if (!(zero == T(0))) return fault_at(Fault::element_logit, site);
+        for (int k = 0; k < batch->n_patterns; ++k) {
+            std::uint32_t all = 0;
+            for (int w = 0; w < kWords; ++w) all |= word(k, w) & existing(w);
+            if (all == 0 && !is_padding(pattern_logits[k])) {
+                return fault_at(Fault::no_element, site * batch->n_patterns + k);
+            }
+        }
+        return kNoFault;
+    }
+
+    // --- Backward ---
+
+    // The gradient to the mixture.
+    SMOACS_LANES void receive(const T* composition, const T* grad_composition) {
+        load(grad_composition + site * batch->n_elements, batch->n_elements, values);
+        if (Paper) {
+            Row<T> x;
+            load(composition + site * batch->n_elements, batch->n_elements, x);
+            const T mean = reduce<Sum>([&](int w, int j) {
+                const int i = w * kPerWord + j;
+                return values[i] * x[i];
+            });
+            for (int i = 0; i < kHeld; ++i) values[i] = x[i] * (values[i] - mean) * inverse;
+        }
+    }
+
+    // Gradient to the logits of the site, and <g, p[k,:]> of every pattern.
+    SMOACS_LANES void backward(T* grad_logits, T* dots) const {
+        Row<T> grad;
+        for (int i = 0; i < kHeld; ++i) grad[i] = T(0);
+        T mean[kBundle], scale[kBundle];
+        const auto weigh = [&](int i, int k, const std::uint32_t (&may)[kWords],
+                               const Numerators<T>& from, T over) SMOACS_INLINE {
+            const T sum = reduce<Sum>([&](int w, int j) {
+                const T product = from.excess[w * kPerWord + j] * values[w * kPerWord + j];
+                return bit(may[w], j) ? product : T(0);
+            });
+            mean[i] = sum * over;
+            scale[i] = weights[k] * over;
+            if (is_first_lane()) dots[site * batch->n_patterns + k] = mean[i];
+        };
+        const auto spread = [&](int n, int first, const Numerators<T>& from) SMOACS_INLINE {
+            for (int w = 0; w < kWords; ++w) {
+                T sum[kPerWord];
+                for (int j = 0; j < kPerWord; ++j) sum[j] = T(0);
+                SMOACS_ROLLED
+                for (int k = 0; k < n; ++k) {
+                    const std::uint32_t may = word(first + k, w);
+                    const T less = mean[k], part = scale[k];
+                    for (int j = 0; j < kPerWord; ++j) {
+                        const T slope = (values[w * kPerWord + j] - less) * part;
+                        sum[j] += bit(may, j) ? slope : T(0);
+                    }
+                }
+                for (int j = 0; j < kPerWord; ++j) {
+                    const int i = w * kPerWord + j;
+                    grad[i] += (from.excess[i] + from.forbidden) * sum[j];
+                }
+            }
+        };
+        for_patterns(weigh, spread);
+        for (int i = 0; i < kHeld; ++i) {
+            const T slope = grad[i] * inverse;
+            grad[i] = Paper && logits[i] < T(kPaperFloor) ? T(0) : slope;
+        }
+        store(grad, batch->n_elements, grad_logits + site * batch->n_elements);
     }
 };
 

@@ -17,15 +17,45 @@ int threads_for(const SoftmaxBatch<T>& batch) {
     return num_threads(batch.n_sites / kSitesPerThread);
 }
 
+// Sites that take each step together.
+constexpr int kTogether = 2;
+
+// Up to kTogether sites from `first` on, after the steps that both directions begin with.
+template <typename T, bool Paper>
+struct Sites {
+    SoftmaxSite<T, Paper> rows[kTogether];
+    int n;
+
+    SMOACS_LANES Sites(const SoftmaxBatch<T>& batch, std::int64_t first, std::int64_t last,
+                       const T* weights, std::int64_t& crystal)
+        : n(static_cast<int>(std::min<std::int64_t>(kTogether, last - first))) {
+        for (int i = 0; i < n; ++i) {
+            while (first + i >= batch.ptr[crystal + 1]) ++crystal;
+            rows[i].begin(batch, first + i, crystal, weights);
+        }
+        for (auto& row : *this) row.exponentiate(row.shared);
+    }
+
+    SoftmaxSite<T, Paper>* begin() { return rows; }
+    SoftmaxSite<T, Paper>* end() { return rows + n; }
+};
+
 template <typename T, bool Paper>
 SMOACS_CLONES std::int64_t forward_sites(const SoftmaxBatch<T>& batch, std::int64_t first,
                                          std::int64_t last, const T* weights, T* composition) {
     std::int64_t fault = kNoFault;
     std::int64_t crystal = group_of(batch.ptr, batch.n_crystals, first);
-    for (std::int64_t site = first; site < last; ++site) {
-        while (site >= batch.ptr[crystal + 1]) ++crystal;
-        const SoftmaxSite<T, Paper> row(batch, site, crystal, weights);
-        fault = std::min(fault, row.forward(composition));
+    for (; first < last; first += kTogether) {
+        Sites<T, Paper> sites(batch, first, last, weights, crystal);
+        for (auto& row : sites) row.mix();
+        if (Paper) {
+            for (auto& row : sites) row.exponentiate(row.values, row.top);
+        }
+        for (auto& row : sites) {
+            const std::int64_t found = row.fault();
+            row.finish(found == kNoFault, composition);
+            fault = std::min(fault, found);
+        }
     }
     return fault;
 }
@@ -35,10 +65,10 @@ SMOACS_CLONES void backward_sites(const SoftmaxBatch<T>& batch, std::int64_t fir
                                   std::int64_t last, const T* composition, const T* weights,
                                   const T* grad_composition, T* dots, T* grad_logits) {
     std::int64_t crystal = group_of(batch.ptr, batch.n_crystals, first);
-    for (std::int64_t site = first; site < last; ++site) {
-        while (site >= batch.ptr[crystal + 1]) ++crystal;
-        const SoftmaxSite<T, Paper> row(batch, site, crystal, weights);
-        row.backward(composition, grad_composition, grad_logits, dots);
+    for (; first < last; first += kTogether) {
+        Sites<T, Paper> sites(batch, first, last, weights, crystal);
+        for (auto& row : sites) row.receive(composition, grad_composition);
+        for (auto& row : sites) row.backward(grad_logits, dots);
     }
 }
 

@@ -26,8 +26,13 @@ __global__ void sites_forward(SoftmaxBatch<T> batch, const T* weights, T* compos
     const std::int64_t s = blockIdx.x * std::int64_t(kSitesPerBlock) + threadIdx.x / kLanes;
     if (s >= batch.n_sites) return;
     const std::int64_t c = group_of(batch.ptr, batch.n_crystals, s);
-    const SoftmaxSite<T, Paper> site(batch, s, c, weights);
-    site.forward(composition);
+    SoftmaxSite<T, Paper> site;
+    site.begin(batch, s, c, weights);
+    site.exponentiate(site.shared);
+    site.mix();
+    if (Paper) site.exponentiate(site.values, site.top);
+    // The weights of a crystal with a fault are NaN.
+    site.finish(is_finite(site.weights[0]) && site.fault() == kNoFault, composition);
 }
 
 template <typename T, bool Paper>
@@ -36,8 +41,11 @@ __global__ void sites_backward(SoftmaxBatch<T> batch, const T* composition, cons
     const std::int64_t s = blockIdx.x * std::int64_t(kSitesPerBlock) + threadIdx.x / kLanes;
     if (s >= batch.n_sites) return;
     const std::int64_t c = group_of(batch.ptr, batch.n_crystals, s);
-    const SoftmaxSite<T, Paper> site(batch, s, c, weights);
-    site.backward(composition, grad_composition, grad_logits, dots);
+    SoftmaxSite<T, Paper> site;
+    site.begin(batch, s, c, weights);
+    site.exponentiate(site.shared);
+    site.receive(composition, grad_composition);
+    site.backward(grad_logits, dots);
 }
 
 template <typename T, bool Paper>
