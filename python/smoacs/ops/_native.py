@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager, nullcontext
+from functools import cache
 from typing import Any
 
 import torch
@@ -29,8 +30,7 @@ def kernels() -> Any:
     return _module
 
 
-@contextmanager
-def stream_of(tensor: Tensor) -> Iterator[int | None]:
+def stream_of(tensor: Tensor) -> AbstractContextManager[int | None]:
     """CUDA stream for kernels on the tensor's device, made current; None on the CPU.
 
     Raises
@@ -38,13 +38,20 @@ def stream_of(tensor: Tensor) -> Iterator[int | None]:
     TypeError
         If the tensor is on neither the CPU nor a CUDA device.
     """
-    if tensor.device.type == "cpu":
-        yield None
-    elif tensor.device.type == "cuda":
-        with torch.cuda.device(tensor.device):
-            yield torch.cuda.current_stream(tensor.device).cuda_stream
-    else:
-        raise TypeError(f"kernels run on cpu and cuda, got a tensor on {tensor.device}")
+    if tensor.is_cpu:
+        return _NO_STREAM
+    if tensor.is_cuda:
+        return _current_stream(tensor.device)
+    raise TypeError(f"kernels run on cpu and cuda, got a tensor on {tensor.device}")
+
+
+_NO_STREAM = nullcontext()
+
+
+@contextmanager
+def _current_stream(device: torch.device) -> Iterator[int]:
+    with torch.cuda.device(device):
+        yield torch.cuda.current_stream(device).cuda_stream
 
 
 def launch(kernel: str, tensor: Tensor, /, *inputs: Any, **arguments: Any) -> None:
@@ -83,7 +90,12 @@ def addresses(**arguments: Any) -> dict[str, Any]:
 
 def dtype_name(tensor: Tensor) -> str:
     """Name of the tensor's dtype as the kernels know it, e.g. ``"float32"``."""
-    return str(tensor.dtype).removeprefix("torch.")
+    return _name(tensor.dtype)
+
+
+@cache
+def _name(dtype: torch.dtype) -> str:
+    return str(dtype).removeprefix("torch.")
 
 
 def check_tensor(
@@ -106,7 +118,7 @@ def check_tensor(
         raise TypeError(f"{name} must be a tensor, got {type(tensor).__name__}")
     allowed = dtypes if isinstance(dtypes, tuple) else (dtypes,)
     if tensor.dtype not in allowed:
-        names = " or ".join(str(dtype).removeprefix("torch.") for dtype in allowed)
+        names = " or ".join(_name(dtype) for dtype in allowed)
         raise TypeError(f"{name} must be {names}, got {dtype_name(tensor)}")
     fits = len(shape) == tensor.dim() and all(
         want is None or want == have for want, have in zip(shape, tensor.shape, strict=True)
