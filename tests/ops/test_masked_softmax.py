@@ -89,37 +89,37 @@ def close(actual: tuple[Tensor, Tensor], expected: tuple[Tensor, Tensor], tolera
         )
 
 
+def agrees_with_the_reference(
+    case: Problem,
+    device: str,
+    masking: str,
+    temperature: float,
+    dtype: torch.dtype = torch.float32,
+) -> None:
+    """Results and gradients against the reference in double precision, for the same numbers."""
+    kernel = case.to(device, dtype)
+    oracle = kernel.to("cpu", torch.float64)
+    for method in (Problem.run, Problem.gradients):
+        expected = method(oracle, temperature, masking, reference.masked_softmax)
+        close(method(kernel, temperature, masking), expected, TOLERANCE[dtype])
+
+
 @pytest.mark.parametrize("masking", FORMS)
 @pytest.mark.parametrize("dtype", DTYPES)
 @pytest.mark.parametrize("sizes", SIZES.values(), ids=SIZES)
 @pytest.mark.parametrize("device", DEVICES)
 def test_agrees_with_the_reference(device, sizes, dtype, masking):
-    oracle = problem(sizes)
-    kernel = oracle.to(device, dtype)
-    close(
-        kernel.run(0.3, masking),
-        oracle.run(0.3, masking, reference.masked_softmax),
-        TOLERANCE[dtype],
-    )
-    close(
-        kernel.gradients(0.3, masking),
-        oracle.gradients(0.3, masking, reference.masked_softmax),
-        TOLERANCE[dtype],
-    )
+    agrees_with_the_reference(problem(sizes), device, masking, 0.3, dtype)
 
 
 @pytest.mark.parametrize("masking", FORMS)
-@pytest.mark.parametrize("elements", [1, 31, 32, 33, 64, 97, 98, 128])
+@pytest.mark.parametrize(
+    ("patterns", "elements"),
+    [*((3, z) for z in (1, 31, 32, 33, 64, 97, 98, 128)), *((k, 98) for k in (1, 16, 17, 40))],
+)
 @pytest.mark.parametrize("device", DEVICES)
-def test_any_number_of_elements(device, elements, masking):
-    oracle = problem(elements=elements)
-    kernel = oracle.to(device, torch.float32)
-    close(kernel.run(0.2, masking), oracle.run(0.2, masking, reference.masked_softmax), 2e-6)
-    close(
-        kernel.gradients(0.2, masking),
-        oracle.gradients(0.2, masking, reference.masked_softmax),
-        2e-6,
-    )
+def test_any_number_of_patterns_and_elements(device, patterns, elements, masking):
+    agrees_with_the_reference(problem(patterns=patterns, elements=elements), device, masking, 0.2)
 
 
 def test_agrees_with_scipy():
@@ -377,18 +377,7 @@ def test_patterns_far_below_the_best_element_are_exact(device, masking, dtype):
     allowed = torch.arange(98)[None, None, :] % 4 == torch.arange(4)[None, :, None]
     logits = case.element_logits.abs() - depth[torch.arange(98) % 4]
     case = Problem(logits + 5001, torch.zeros(1, 4).double(), allowed.repeat(6, 1, 1), case.ptr)
-    kernel = case.to(device, dtype)
-    rounded = kernel.to("cpu", torch.float64)
-    close(
-        kernel.run(1.0, masking),
-        rounded.run(1.0, masking, reference.masked_softmax),
-        TOLERANCE[dtype],
-    )
-    close(
-        kernel.gradients(1.0, masking),
-        rounded.gradients(1.0, masking, reference.masked_softmax),
-        TOLERANCE[dtype],
-    )
+    agrees_with_the_reference(case, device, masking, 1.0, dtype)
 
 
 @pytest.mark.parametrize("temperature", [0.0, -1.0, float("nan"), float("inf")])
