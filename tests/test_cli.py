@@ -368,7 +368,7 @@ def test_predictors_are_listed(capsys) -> None:
     text = capsys.readouterr().out
     assert "analytic\n  registered by tests\n" in text
     assert "megnet:MEGNet-MP-2018.6.1-Eform  (" in text
-    bundled = text[text.index("smoacs-alignn-mp  (ready, 625 kB)") :].split("\n\n")[0]
+    bundled = text[text.index("smoacs-alignn-mp  (ready, 2.2 MB)") :].split("\n\n")[0]
     for part in ("band_gap (eV), test MAE 0.2", "  data: Mater", "  licence: CC", "  weights: "):
         assert part in bundled
     assert "150 official ALIGNN models" in text
