@@ -7,10 +7,12 @@
 
 namespace smoacs {
 
+// Beyond the largest exponent it stays as it is there; NaN gives NaN.
 template <typename T>
 SMOACS_HD T sigmoid(T x) {
-    const T tail = exp_nonpositive(x < T(0) ? x : -x);
-    return (x < T(0) ? tail : T(1)) / (T(1) + tail);
+    const T most = kLargestExponent<T>;
+    const T above = -most > x ? -most : x;
+    return T(1) / (T(1) + exp_normal(-(most < above ? most : above)));
 }
 
 // Slope of sigmoid where its value is `gate`.

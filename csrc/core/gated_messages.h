@@ -80,6 +80,7 @@ SMOACS_HD void gather_messages(const MessageJob<T>& job, std::int64_t node, std:
         const T* __restrict__ edge = job.edge + edge_row;
         const T* __restrict__ src_gate = job.src_gate + src_row;
         const T* __restrict__ value = job.values + src_row;
+        SMOACS_INDEPENDENT
         for (int j = 0; j < width; ++j) {
             logit[j] = edge[j] + src_gate[j] + dst_gate[j];
             const T gate = sigmoid(logit[j]);
@@ -120,6 +121,7 @@ SMOACS_HD void message_gradients_in(const MessageGradientJob<T>& job, std::int64
         // Not read where there is nothing to add.
         const T* __restrict__ outer =
             job.grad_logits == nullptr ? logit : job.grad_logits + edge_row;
+        SMOACS_INDEPENDENT
         for (int j = 0; j < width; ++j) {
             const T slope = sigmoid_slope(sigmoid(logit[j]));
             const T inner = (value[j] - mean[j]) * grad_total[j] * slope;
@@ -151,6 +153,7 @@ SMOACS_HD void message_gradients_out(const MessageGradientJob<T>& job, std::int6
         const T* __restrict__ logit = job.logits + edge_row;
         const T* __restrict__ grad = job.grad_edge + edge_row;
         const T* __restrict__ grad_total = job.grad_total + ends.dst[e] * ends.n_features + first;
+        SMOACS_INDEPENDENT
         for (int j = 0; j < width; ++j) {
             gate_sum[j] += grad[j];
             value_sum[j] += sigmoid(logit[j]) * grad_total[j];

@@ -14,6 +14,14 @@
 #define SMOACS_INLINE __attribute__((always_inline))
 #endif
 
+// Put before a loop whose turns do not read what others write. The compiler cannot always tell, and
+// would check it each time.
+#if defined(__GNUC__) && !defined(__clang__) && !defined(__CUDACC__)
+#define SMOACS_INDEPENDENT _Pragma("GCC ivdep")
+#else
+#define SMOACS_INDEPENDENT
+#endif
+
 // Put before a function that holds a hot loop: the compiler makes one copy per instruction set and
 // the loader picks the best at run time. It must sit on the function with the loop itself, because
 // the body of an OpenMP region is compiled as a function of its own. The sanitizers cannot run

@@ -2,6 +2,7 @@
 // number of threads, and the one feature at a time that a thread of a GPU works on.
 #include <algorithm>
 #include <cmath>
+#include <limits>
 #include <stdexcept>
 #include <vector>
 
@@ -33,6 +34,9 @@ void numbers() {
         const double slope = (smoacs::silu(x + h) - smoacs::silu(x - h)) / (2 * h);
         CHECK(std::fabs(smoacs::silu_slope(x) - slope) < 1e-8);
     }
+    const float infinity = std::numeric_limits<float>::infinity();
+    CHECK(smoacs::sigmoid(infinity) == 1 && smoacs::sigmoid(-infinity) < 1e-37f);
+    CHECK(std::isnan(smoacs::sigmoid(infinity - infinity)));
 }
 
 // --- Gated messages ------------------------------------------------------------------------------
