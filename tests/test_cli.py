@@ -123,6 +123,19 @@ def test_design_then_evaluate_and_run_again(out, tmp_path, capsys) -> None:
     assert main(["evaluate", str(out)]) == 0
     assert re.search(r"band_gap +\d", capsys.readouterr().out)
 
+    table = tmp_path / "second.csv"
+    asked = ["evaluate", str(out), "--predictor", "smoacs-alignn-mp", "--out", str(table)]
+    assert main(asked) == 0
+    text = capsys.readouterr().out
+    assert re.search(r"band_gap +[01]\.\d\d", text)
+    first, second = pd.read_csv(out / "results.csv"), pd.read_csv(table)
+    first = first[first["structure_file"].notna()]
+    assert f"{len(first)} structures, {second['success'].sum()} succeed" in text
+    assert second["structure_file"].tolist() == first["structure_file"].tolist()
+    assert (second["band_gap"].to_numpy() != first["band_gap"].to_numpy()).all()
+    assert main(["evaluate", str(out), "--predictor", "smoacs-alignn-tc"]) == 2
+    assert "no predictor gives 'band_gap'" in capsys.readouterr().err
+
     again = tmp_path / "again"
     assert main(["run", str(out / "config.yaml"), "--out", str(again)]) == 0
     assert (again / "results.csv").read_bytes() == (out / "results.csv").read_bytes()

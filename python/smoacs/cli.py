@@ -236,18 +236,35 @@ def resume(
 @app.command()
 def evaluate(
     folder: Annotated[Path, Argument(help="Folder of a finished run.", metavar="DIR")],
+    predictor: Annotated[
+        str | None, Option(help="Models that judge in place of the run's.", metavar="NAME[,NAME]")
+    ] = None,
+    out: Annotated[Path | None, Option(help="Table to write.", metavar="CSV")] = None,
 ) -> int:
-    """Judge the files of a finished run again and compare."""
+    """Judge the files of a finished run again and compare, or ask another model.
+
+    \b
+    smoacs evaluate runs/gap25
+    smoacs evaluate runs/gap25 --predictor smoacs-crystalformer-mp
+    """  # noqa: D301
+    from smoacs.job import Given
     from smoacs.reevaluation import REPRODUCED_WITHIN
     from smoacs.reevaluation import evaluate as reevaluate
+    from smoacs.run_folder import write_text
 
-    result = reevaluate(folder)
-    _print_table(
-        ("Value", "Largest difference"),
-        [(name, f"{value:.2g}") for name, value in result.differences.items()],
-    )
+    names = [name.strip() for name in predictor.split(",")] if predictor else None
+    result = reevaluate(folder, Given(predictors=names))
+    if out is not None:
+        write_text(out, result.table.round(6).to_csv(index=False))
+    if names:
+        _print_table(("Criterion", "Share"), [(n, f"{s:.2f}") for n, s in result.criteria.items()])
+    else:
+        _print_table(
+            ("Value", "Largest difference"),
+            [(name, f"{value:.2g}") for name, value in result.differences.items()],
+        )
     typer.echo(f"{len(result.table)} structures, {int(result.table['success'].sum())} succeed.")
-    if not result.reproduced:
+    if not names and not result.reproduced:
         _say(f"the results are not reproduced within {REPRODUCED_WITHIN:g}")
         return BAD_INPUT
     return DONE

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 import pandas as pd
 
 from smoacs.cif import read_cif
-from smoacs.evaluation import evaluate_structures
+from smoacs.evaluation import evaluate_structures, summarise
 from smoacs.job import NOTHING_GIVEN, Given, Job
 from smoacs.run_folder import RunFolder
 
@@ -27,11 +27,14 @@ class Reevaluation:
     ----------
     table : DataFrame
         The rows of results.csv that have a file, computed anew.
+    criteria : dict of str to float
+        Share of these that meet each criterion.
     differences : dict of str to float
         Largest difference to results.csv by property and objective.
     """
 
     table: pd.DataFrame
+    criteria: dict[str, float]
     differences: dict[str, float]
 
     @property
@@ -48,12 +51,14 @@ def evaluate(path: str | Path, given: Given = NOTHING_GIVEN) -> Reevaluation:
     path : str or Path
         Folder of the run.
     given : Given
-        Objects made in Python; needed where config.yaml says ``custom``.
+        Objects made in Python; needed where config.yaml says ``custom``. Other predictors than the
+        run's give a second opinion.
 
     Raises
     ------
     ValueError, FileNotFoundError
-        If the run is not finished, holds no structures, or a file is missing or unreadable.
+        If the run is not finished, holds no structures, a file is missing or unreadable, or the
+        predictors do not give what the objectives ask for.
     """
     folder = RunFolder(path)
     folder.check_run()
@@ -71,8 +76,11 @@ def evaluate(path: str | Path, given: Given = NOTHING_GIVEN) -> Reevaluation:
     ]
     table = evaluate_structures(structures, before["candidate"].tolist(), job.space, job.judge)
     numbers = [*job.judge.properties, *(objective.name for objective in job.judge.objectives)]
-    differences = {name: _largest_difference(before[name], table[name]) for name in numbers}
-    return Reevaluation(table.assign(structure_file=before["structure_file"]), differences)
+    return Reevaluation(
+        table.assign(structure_file=before["structure_file"]),
+        summarise(table, job.judge)["criteria"],
+        {n: _largest_difference(before[n], table[n]) for n in numbers if n in before},
+    )
 
 
 def _read_structure(path: Path, n_sites: int) -> Structure:
