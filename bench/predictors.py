@@ -83,7 +83,7 @@ def main() -> None:
         predictor = load(name, given.device)
         rows.append(
             {
-                "name": name,
+                "name": predictor.name,
                 "properties": {p.name: p.unit for p in predictor.properties},
                 "errors": errors(predictor, records, given.device),
                 "step_seconds": step_seconds(predictor, given.device),

@@ -22,7 +22,7 @@ STARTS = ("radii", "random")
 
 def cases(megnet: Path | None) -> dict[str, list[str]]:
     """Options of ``smoacs design perovskite`` by name of the case."""
-    predictors = {"bundled": "smoacs-alignn-mp"}
+    predictors = {"bundled": "smoacs-alignn-mp", "crystalformer": "smoacs-crystalformer-mp"}
     if megnet is not None:
         models = ("MEGNet-MP-2019.4.1-BandGap-mfi", "MEGNet-MP-2018.6.1-Eform")
         predictors["megnet"] = ",".join(f"megnet:{megnet / model}" for model in models)

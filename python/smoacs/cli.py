@@ -241,7 +241,7 @@ def evaluate(
     ] = None,
     out: Annotated[Path | None, Option(help="Table to write.", metavar="CSV")] = None,
 ) -> int:
-    """Judge the files of a finished run again and compare, or ask another model.
+    """Judge a finished run again, also by another model.
 
     \b
     smoacs evaluate runs/gap25
