@@ -135,6 +135,8 @@ def test_design_then_evaluate_and_run_again(out, tmp_path, capsys) -> None:
     assert (second["band_gap"].to_numpy() != first["band_gap"].to_numpy()).all()
     assert main(["evaluate", str(out), "--predictor", "smoacs-alignn-tc"]) == 2
     assert "no predictor gives 'band_gap'" in capsys.readouterr().err
+    assert main([*asked[:-1], str(tmp_path / "none" / "second.csv")]) == 2
+    assert f"there is no folder {tmp_path / 'none'}" in capsys.readouterr().err
 
     again = tmp_path / "again"
     assert main(["run", str(out / "config.yaml"), "--out", str(again)]) == 0

@@ -206,6 +206,8 @@ class RunFolder:
 @contextmanager
 def atomic(path: Path) -> Iterator[BinaryIO]:
     """A file that replaces ``path`` when all is written, or leaves it as it was."""
+    if not path.parent.is_dir():
+        raise FileNotFoundError(f"cannot write {path}: there is no folder {path.parent}")
     temporary = path.with_name(f".{path.name}.tmp")
     try:
         with open(temporary, "wb") as file:
