@@ -12,6 +12,7 @@ from pathlib import Path
 import torch
 
 from race import Function, Place, Race, run
+from smoacs.predictors.layers import linear
 
 _COPY_BYTES = {"cpu": 1 << 28, "cuda": 1 << 33}  # read and written together, far beyond all caches
 _CLEAR_REFS = Path("/proc/self/clear_refs")
@@ -30,22 +31,22 @@ def copy(n_bytes: int, device: str) -> Function:
 def products(shapes: Sequence[Shape], device: str) -> Function:
     """A function that multiplies matrices (m, k) by (k, n) in single precision, for all (m, k, n).
 
-    Operands of one shape are shared, as a network's buffers would be reused.
+    Operands of one shape are shared, as a network's buffers would be reused. On the CPU it is done
+    by the fastest library that torch comes with.
     """
     generator = torch.Generator(device).manual_seed(0)
     operands = {
         (m, k, n): (
             torch.randn(m, k, generator=generator, device=device),
-            torch.randn(k, n, generator=generator, device=device),
-            torch.empty(m, n, device=device),
+            torch.randn(n, k, generator=generator, device=device),
         )
         for m, k, n in set(shapes)
     }
     queue = [operands[shape] for shape in shapes]
 
     def multiply() -> None:
-        for a, b, out in queue:
-            torch.mm(a, b, out=out)
+        for a, b in queue:
+            linear(a, b)
 
     return multiply
 

@@ -41,29 +41,34 @@ def random(*shape: int, dtype: torch.dtype = torch.float64, seed: int = 0) -> Te
     n_in=st.integers(1, 30),
     n_out=st.integers(1, 30),
     bias=st.booleans(),
+    dtype=st.sampled_from(DTYPES),
 )
-def test_linear_equals_torch(rows: int, n_in: int, n_out: int, bias: bool) -> None:
-    x, weight = random(rows, n_in), random(n_out, n_in, seed=1)
-    leaves = [x, weight, random(n_out, seed=2)][: 3 if bias else 2]
+def test_linear_equals_torch(
+    rows: int, n_in: int, n_out: int, bias: bool, dtype: torch.dtype
+) -> None:
+    x, weight = random(rows, n_in, dtype=dtype), random(n_out, n_in, dtype=dtype, seed=1)
+    leaves = [x, weight, random(n_out, dtype=dtype, seed=2)][: 3 if bias else 2]
     for leaf in leaves:
         leaf.requires_grad_()
     out, expected = linear(*leaves), functional.linear(*leaves)
-    torch.testing.assert_close(out, expected)
-    seed = random(rows, n_out, seed=3)
+    accuracy = 2e-5 if dtype == torch.float32 else 1e-13
+    torch.testing.assert_close(out, expected, rtol=accuracy, atol=accuracy)
+    seed = random(rows, n_out, dtype=dtype, seed=3)
     for mine, theirs in zip(
         torch.autograd.grad(out, leaves, seed),
         torch.autograd.grad(expected, leaves, seed),
         strict=True,
     ):
-        torch.testing.assert_close(mine, theirs)
+        torch.testing.assert_close(mine, theirs, rtol=accuracy, atol=accuracy)
 
 
 @pytest.mark.parametrize("dtype", DTYPES)
+@pytest.mark.parametrize("threads", [1, 3])
 @pytest.mark.parametrize(
     ("n_in", "n_out"), [(92, 64), (64, 1), (40, 16), (3, 5), (24, 72), (31, 64), (64, 31)]
 )
 def test_rows_of_linear_do_not_depend_on_their_number(
-    dtype: torch.dtype, n_in: int, n_out: int
+    dtype: torch.dtype, threads: int, n_in: int, n_out: int
 ) -> None:
     x, weight = random(1000, n_in, dtype=dtype), random(n_out, n_in, dtype=dtype, seed=1)
     seed = random(1000, n_out, dtype=dtype, seed=2)
@@ -74,10 +79,15 @@ def test_rows_of_linear_do_not_depend_on_their_number(
         return out.detach(), torch.autograd.grad(out, part, seed[rows])[0]
 
     all_out, all_grad = both(slice(None))
-    for start, stop in ((0, 1), (5, 8), (17, 81), (96, 191), (333, 1000), (999, 1000)):
-        out, grad = both(slice(start, stop))
-        assert torch.equal(out, all_out[start:stop])
-        assert torch.equal(grad, all_grad[start:stop])
+    before = torch.get_num_threads()
+    torch.set_num_threads(threads)
+    try:
+        for start, stop in ((0, 1), (5, 8), (17, 81), (96, 191), (333, 1000), (999, 1000)):
+            out, grad = both(slice(start, stop))
+            assert torch.equal(out, all_out[start:stop])
+            assert torch.equal(grad, all_grad[start:stop])
+    finally:
+        torch.set_num_threads(before)
 
 
 @pytest.mark.parametrize("dtype", DTYPES)

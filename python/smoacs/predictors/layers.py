@@ -12,6 +12,7 @@ functions of this module avoid all that, forward and backward. On a GPU they mak
 from __future__ import annotations
 
 import math
+from functools import cache
 from typing import Any
 
 import torch
@@ -19,7 +20,7 @@ from torch import Tensor, nn
 from torch.autograd.function import once_differentiable
 from torch.nn import functional
 
-# A multiple of the row blocks (4 to 48) of the matrix products in use.
+# A multiple of the row blocks (4 to 48) of torch's own matrix products.
 _ROW_BLOCK = 96
 _SOFTPLUS_LINEAR = 20.0
 # Numbers in the widest vector register (64 bytes).
@@ -164,7 +165,9 @@ def crystal_index(ptr: Tensor, n_sites: int) -> Tensor:
 
 
 def _product(x: Tensor, matrix: Tensor, bias: Tensor | None = None) -> Tensor:
-    """``x @ matrix + bias``, computed in whole blocks of rows."""
+    """``x @ matrix + bias``; no row depends on how many there are."""
+    if x.dtype == torch.float32 and _has_onednn():
+        return _onednn_product(x.contiguous(), matrix, bias)
     rows, columns = x.shape[0], matrix.shape[1]
     out = x.new_empty(rows, columns)
     whole = rows - rows % _ROW_BLOCK
@@ -177,6 +180,22 @@ def _product(x: Tensor, matrix: Tensor, bias: Tensor | None = None) -> Tensor:
         _multiply(block, matrix, bias, block_out)
         out[whole:] = block_out[: rows - whole]
     return out
+
+
+@cache
+def _has_onednn() -> bool:
+    """Whether oneDNN has kernels for this processor: x86 with AVX2 or AVX-512."""
+    return torch.backends.mkldnn.is_available() and (
+        torch.backends.cpu.get_cpu_capability() in ("AVX2", "AVX512")
+    )
+
+
+def _onednn_product(x: Tensor, matrix: Tensor, bias: Tensor | None) -> Tensor:
+    """The product by oneDNN: with AVX-512 also on AMD, where the MKL of torch.mm uses none."""
+    if x.shape[0] == 1:  # takes another path, with other rounding
+        return _onednn_product(x.repeat(2, 1), matrix, bias)[:1]
+    product: Tensor = torch.ops.mkldnn._linear_pointwise(x, matrix.t(), bias, "none", [], "")
+    return product
 
 
 def _multiply(x: Tensor, matrix: Tensor, bias: Tensor | None, out: Tensor) -> None:
