@@ -5,35 +5,44 @@
 
 #include <cstdint>
 #include <optional>
+#include <sstream>
 #include <stdexcept>
 #include <string>
 
 namespace smoacs::bindings {
 
-inline void require(bool condition, const std::string& message) {
-    if (!condition) throw std::invalid_argument(message);
+// Raises a message made of these parts. Only then is it made: checks run in loops over batches.
+template <typename... Parts>
+[[noreturn, gnu::cold, gnu::noinline]] void reject(const Parts&... parts) {
+    std::ostringstream message;
+    (message << ... << parts);
+    throw std::invalid_argument(message.str());
+}
+
+template <typename... Parts>
+void require(bool condition, const Parts&... message) {
+    if (!condition) reject(message...);
 }
 
 inline void require_size(std::int64_t n, const char* name) {
-    require(n >= 0, std::string(name) + " must not be negative, got " + std::to_string(n));
+    require(n >= 0, name, " must not be negative, got ", n);
 }
 
 // Address passed from Python as an integer. Null is fine for an empty array (torch gives 0 there).
 template <typename T>
 T* pointer(std::uintptr_t address, std::int64_t count, const char* name) {
-    require(address != 0 || count == 0, std::string(name) + " is a null pointer");
-    require(address % alignof(T) == 0, std::string(name) + " is not aligned to its type");
+    require(address != 0 || count == 0, name, " is a null pointer");
+    require(address % alignof(T) == 0, name, " is not aligned to its type");
     return reinterpret_cast<T*>(address);
 }
 
 // Offsets of C groups over `rows` rows, in host memory: from 0, never falling, to `rows`.
 inline void require_offsets(const std::int64_t* ptr, std::int64_t groups, std::int64_t rows) {
-    require(ptr[0] == 0, "ptr must start at 0, got " + std::to_string(ptr[0]));
+    require(ptr[0] == 0, "ptr must start at 0, got ", ptr[0]);
     for (std::int64_t c = 0; c < groups; ++c) {
-        require(ptr[c] <= ptr[c + 1], "ptr falls at crystal " + std::to_string(c));
+        require(ptr[c] <= ptr[c + 1], "ptr falls at crystal ", c);
     }
-    require(ptr[groups] == rows, "ptr ends at " + std::to_string(ptr[groups]) + ", but there are " +
-                                     std::to_string(rows) + " rows");
+    require(ptr[groups] == rows, "ptr ends at ", ptr[groups], ", but there are ", rows, " rows");
 }
 
 // A call names its CUDA stream, or none for the CPU (Python's None).

@@ -76,8 +76,8 @@ cpu::Edges make_edges(Address src, Address dst, Address shift, Address edge_ptr,
     const auto* offsets = pointer<const std::int64_t>(edge_ptr, n_crystals + 1, "edge_ptr");
     const std::int64_t n_edges = offsets[n_crystals];
     require_offsets(offsets, n_crystals, n_edges);
-    require(n_edges <= n_rows, "the neighbour list has room for " + std::to_string(n_rows) +
-                                   " edges, but there are " + std::to_string(n_edges));
+    require(n_edges <= n_rows, "the neighbour list has room for ", n_rows, " edges, but there are ",
+            n_edges);
     return {pointer<const std::int64_t>(src, n_rows, "src"),
             pointer<const std::int64_t>(dst, n_rows, "dst"),
             pointer<const std::int32_t>(shift, n_rows, "shift"),

@@ -28,9 +28,9 @@ RandomBatch batch_of(const Streams& in) {
     require_size(in.n_rows, "n_rows");
     require_size(in.n_crystals, "n_crystals");
     require_size(in.width, "width");
-    require(in.seed >= 0, "seed must not be negative, got " + std::to_string(in.seed));
+    require(in.seed >= 0, "seed must not be negative, got ", in.seed);
     require(in.variable >= 0 && in.variable < (std::int64_t{1} << kVariableBits),
-            "variable must be in 0 ... 2^16 - 1, got " + std::to_string(in.variable));
+            "variable must be in 0 ... 2^16 - 1, got ", in.variable);
     require(in.n_steps == 1 || in.n_steps == in.n_crystals,
             "there must be one step, or one per crystal");
     RandomBatch batch{};
@@ -53,13 +53,13 @@ void check_streams(const Streams& in) {
     for (std::int64_t c = 0; c < in.n_crystals; ++c) {
         const std::int64_t candidate = batch.candidates[c];
         require(candidate >= 0 && candidate < (std::int64_t{1} << kCandidateBits),
-                "candidates must be in 0 ... 2^48 - 1, got " + std::to_string(candidate));
-        require(batch.count(c) <= std::int64_t{1} << 33,
-                "crystal " + std::to_string(c) + " needs more than 2^33 random numbers");
+                "candidates must be in 0 ... 2^48 - 1, got ", candidate);
+        require(batch.count(c) <= std::int64_t{1} << 33, "crystal ", c,
+                " needs more than 2^33 random numbers");
     }
     for (std::int64_t c = 0; c < in.n_steps; ++c) {
         require(batch.steps[c] >= 0 && batch.steps[c] < std::int64_t{1} << 32,
-                "step must be in 0 ... 2^32 - 1, got " + std::to_string(batch.steps[c]));
+                "step must be in 0 ... 2^32 - 1, got ", batch.steps[c]);
     }
 }
 
@@ -69,14 +69,11 @@ void check_parents(const Streams& in, std::uintptr_t address) {
     const RandomBatch batch = batch_of(in);
     for (std::int64_t c = 0; c < in.n_crystals; ++c) {
         const std::int64_t p = parents[c];
-        require(p >= 0 && p < in.n_crystals,
-                "parents must be in 0 ... " + std::to_string(in.n_crystals - 1) + ", got " +
-                    std::to_string(p) + " for crystal " + std::to_string(c));
-        require(batch.count(p) == batch.count(c),
-                "candidate " + std::to_string(batch.candidates[c]) + " cannot take the rows of " +
-                    "candidate " + std::to_string(batch.candidates[p]) + ": they have " +
-                    std::to_string(batch.ptr[c + 1] - batch.ptr[c]) + " and " +
-                    std::to_string(batch.ptr[p + 1] - batch.ptr[p]) + " rows");
+        require(p >= 0 && p < in.n_crystals, "parents must be in 0 ... ", in.n_crystals - 1,
+                ", got ", p, " for crystal ", c);
+        require(batch.count(p) == batch.count(c), "candidate ", batch.candidates[c],
+                " cannot take the rows of candidate ", batch.candidates[p], ": they have ",
+                batch.ptr[c + 1] - batch.ptr[c], " and ", batch.ptr[p + 1] - batch.ptr[p], " rows");
     }
 }
 

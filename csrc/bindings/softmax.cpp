@@ -30,7 +30,7 @@ SoftmaxBatch<T> checked(const Inputs& in, const Stream& stream) {
     require(in.n_crystals > 0 || in.n_sites == 0, "sites without a crystal");
     require(in.n_patterns >= 1, "there must be at least one pattern");
     require(in.n_elements >= 1 && in.n_elements <= kRowSize,
-            "there must be 1 to 128 elements, got " + std::to_string(in.n_elements));
+            "there must be 1 to 128 elements, got ", in.n_elements);
     require(in.n_temperatures == 1 || in.n_temperatures == in.n_crystals,
             "there must be one temperature, or one per crystal");
     SoftmaxBatch<T> batch{};
