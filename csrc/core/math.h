@@ -67,11 +67,46 @@ SMOACS_HD double exp_normal(double x) {
 template <typename T>
 constexpr T kLargestExponent = sizeof(T) == sizeof(float) ? T(87) : T(708);
 
-// exp(x) for x <= 0 (minus infinity included); 0 where exp_normal ends.
-template <typename T>
-SMOACS_HD T exp_nonpositive(T x) {
-    const T value = exp_normal(x);
-    return x < -kLargestExponent<T> ? T(0) : value;
+// 2^x for x from -125.5 to 0 with a relative error below 1e-7; 0 below (minus infinity included).
+//
+// x is split into n + f with |f| <= 1/2, where the polynomial of degree 6 with the smallest
+// relative error, among those that begin with 1, is good to 2e-9.
+SMOACS_HD float exp2_nonpositive(float x) {
+    const float shift = 12582912.0f;  // as above
+    const float shifted = x + shift;
+    const float f = x - (shifted - shift);
+    float p = f * 1.5353562e-4f + 1.3398874e-3f;
+    p = p * f + 9.618437e-3f;
+    p = p * f + 5.5503324e-2f;
+    p = p * f + 0.24022648f;
+    p = p * f + 0.6931472f;
+    p = p * f + 1.0f;
+    const float power = bit_cast<float>((bit_cast<std::uint32_t>(shifted) << 23) + 0x3f800000u);
+    return x < -125.5f ? 0.0f : p * power;
+}
+
+// The same for x from -1021.5 to 0 with a relative error below 3e-16. The Taylor polynomial of
+// degree 13 is good to 4e-18.
+SMOACS_HD double exp2_nonpositive(double x) {
+    const double shift = 6755399441055744.0;
+    const double shifted = x + shift;
+    const double f = x - (shifted - shift);
+    double p = f * 1.3691488853904128e-12 + 2.5678435993488206e-11;
+    p = p * f + 4.4455382718708116e-10;
+    p = p * f + 7.054911620801123e-09;
+    p = p * f + 1.01780860092397e-07;
+    p = p * f + 1.321548679014431e-06;
+    p = p * f + 1.5252733804059841e-05;
+    p = p * f + 0.0001540353039338161;
+    p = p * f + 0.0013333558146428443;
+    p = p * f + 0.009618129107628477;
+    p = p * f + 0.05550410866482158;
+    p = p * f + 0.24022650695910072;
+    p = p * f + 0.6931471805599453;
+    p = p * f + 1.0;
+    const double power =
+        bit_cast<double>((bit_cast<std::uint64_t>(shifted) << 52) + 0x3ff0000000000000u);
+    return x < -1021.5 ? 0.0 : p * power;
 }
 
 // log(x) for normal numbers x > 0, to about one unit in the last place.

@@ -83,6 +83,12 @@ SMOACS_HD T floored(T logit) {
     return Paper && logit < T(kPaperFloor) ? T(kPaperFloor) : logit;
 }
 
+// exp(a / T) is 2^(a rate_at(T)).
+template <typename T>
+SMOACS_HD T rate_at(T temperature) {
+    return T(1.4426950408889634) / temperature;
+}
+
 // --- One crystal ---------------------------------------------------------------------------------
 
 template <typename T>
@@ -90,9 +96,9 @@ SMOACS_HD std::int64_t crystal_fault(const SoftmaxBatch<T>& batch, std::int64_t 
     const int n = batch.n_patterns;
     const T* logits = batch.pattern_logits + c * n;
     const T temperature = batch.temperature[c * batch.temperature_stride];
-    const T inverse = T(1) / temperature;
+    const T rate = rate_at(temperature);
     if (!offsets_fit(batch, c)) return fault_at(Fault::offsets, c);
-    if (!(temperature > T(0)) || !(inverse > T(0)) || !is_finite(inverse)) {
+    if (!(temperature > T(0)) || !(rate > T(0)) || !is_finite(rate)) {
         return fault_at(Fault::temperature, c);
     }
     bool any = false;
@@ -115,7 +121,7 @@ SMOACS_HD std::int64_t pattern_weights(const SoftmaxBatch<T>& batch, std::int64_
         for (int k = 0; k < n; ++k) q[k] = kNaN<T>;
         return fault;
     }
-    const T inverse = T(1) / batch.temperature[c * batch.temperature_stride];
+    const T rate = rate_at(batch.temperature[c * batch.temperature_stride]);
     T top = -kInfinity<T>;
     for (int k = 0; k < n; ++k) {
         const T logit = is_padding(logits[k]) ? logits[k] : floored<Paper>(logits[k]);
@@ -124,7 +130,7 @@ SMOACS_HD std::int64_t pattern_weights(const SoftmaxBatch<T>& batch, std::int64_
     T total = 0;
     for (int k = 0; k < n; ++k) {
         q[k] = is_padding(logits[k]) ? T(0)
-                                     : exp_nonpositive((floored<Paper>(logits[k]) - top) * inverse);
+                                     : exp2_nonpositive((floored<Paper>(logits[k]) - top) * rate);
         total += q[k];
     }
     for (int k = 0; k < n; ++k) q[k] /= total;
@@ -197,6 +203,7 @@ struct SoftmaxSite {
     const T* weights;                      // (K)
     const std::uint32_t* allowed[kWords];  // words of the first pattern's mask
     T inverse;                             // 1 / T
+    T rate;                                // exp(a / T) = 2^(a rate)
     Row<T> logits;
     Numerators<T> shared;
     Row<T> values;  // x, or g
@@ -213,7 +220,9 @@ struct SoftmaxSite {
             const int exists = w < words_held ? w : words_held - 1;
             allowed[w] = of.allowed + s * of.n_patterns * words_held + exists;
         }
-        inverse = T(1) / of.temperature[crystal * of.temperature_stride];
+        const T temperature = of.temperature[crystal * of.temperature_stride];
+        inverse = T(1) / temperature;
+        rate = rate_at(temperature);
         load(of.element_logits + s * of.n_elements, of.n_elements, logits);
         std::uint32_t any[kWords] = {};
         for (int k = 0; k < of.n_patterns; ++k) {
@@ -254,7 +263,7 @@ struct SoftmaxSite {
 
     SMOACS_LANES void exponentiate(Numerators<T>& to) const {
         exponentiate(to.excess, to.top);
-        to.forbidden = Paper ? exp_nonpositive(-to.top * inverse) : T(0);
+        to.forbidden = Paper ? exp2_nonpositive(-to.top * rate) : T(0);
         for (int i = 0; Paper && i < kHeld; ++i) {
             const T more = to.excess[i] - to.forbidden;
             to.excess[i] = more > T(0) ? more : T(0);
@@ -262,7 +271,7 @@ struct SoftmaxSite {
     }
 
     SMOACS_LANES void exponentiate(Row<T>& row, T top) const {
-        for (int i = 0; i < kHeld; ++i) row[i] = exp_nonpositive((row[i] - top) * inverse);
+        for (int i = 0; i < kHeld; ++i) row[i] = exp2_nonpositive((row[i] - top) * rate);
     }
 
     // Z of the pattern with this mask.

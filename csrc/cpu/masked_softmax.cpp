@@ -18,57 +18,95 @@ int threads_for(const SoftmaxBatch<T>& batch) {
 }
 
 // Sites that take each step together.
-constexpr int kTogether = 2;
+constexpr int kTogether = 4;
 
-// Up to kTogether sites from `first` on, after the steps that both directions begin with.
 template <typename T, bool Paper>
 struct Sites {
     SoftmaxSite<T, Paper> rows[kTogether];
-    int n;
-
-    SMOACS_LANES Sites(const SoftmaxBatch<T>& batch, std::int64_t first, std::int64_t last,
-                       const T* weights, std::int64_t& crystal)
-        : n(static_cast<int>(std::min<std::int64_t>(kTogether, last - first))) {
-        for (int i = 0; i < n; ++i) {
-            while (first + i >= batch.ptr[crystal + 1]) ++crystal;
-            rows[i].begin(batch, first + i, crystal, weights);
-        }
-        for (auto& row : *this) row.exponentiate(row.shared);
-    }
+    int n = 0;
 
     SoftmaxSite<T, Paper>* begin() { return rows; }
     SoftmaxSite<T, Paper>* end() { return rows + n; }
 };
 
+// Each step is a function of its own: one that held all of them would have to keep the constants of
+// all, more than there are registers.
+
+// Up to kTogether sites from `first` on; `crystal` is that of the last site before, or an earlier.
 template <typename T, bool Paper>
-SMOACS_CLONES std::int64_t forward_sites(const SoftmaxBatch<T>& batch, std::int64_t first,
-                                         std::int64_t last, const T* weights, T* composition) {
+SMOACS_CLONES void begin(Sites<T, Paper>& sites, const SoftmaxBatch<T>& batch, std::int64_t first,
+                         std::int64_t last, const T* weights, std::int64_t& crystal) {
+    sites.n = static_cast<int>(std::min<std::int64_t>(kTogether, last - first));
+    for (auto& row : sites) {
+        while (first >= batch.ptr[crystal + 1]) ++crystal;
+        row.begin(batch, first++, crystal, weights);
+    }
+}
+
+template <typename T, bool Paper>
+SMOACS_CLONES void exponentiate(Sites<T, Paper>& sites) {
+    for (auto& row : sites) row.exponentiate(row.shared);
+}
+
+template <typename T, bool Paper>
+SMOACS_CLONES void mix(Sites<T, Paper>& sites) {
+    for (auto& row : sites) row.mix();
+}
+
+template <typename T>
+SMOACS_CLONES void exponentiate_mixtures(Sites<T, true>& sites) {
+    for (auto& row : sites) row.exponentiate(row.values, row.top);
+}
+
+template <typename T, bool Paper>
+SMOACS_CLONES std::int64_t finish(Sites<T, Paper>& sites, T* composition) {
     std::int64_t fault = kNoFault;
-    std::int64_t crystal = group_of(batch.ptr, batch.n_crystals, first);
-    for (; first < last; first += kTogether) {
-        Sites<T, Paper> sites(batch, first, last, weights, crystal);
-        for (auto& row : sites) row.mix();
-        if (Paper) {
-            for (auto& row : sites) row.exponentiate(row.values, row.top);
-        }
-        for (auto& row : sites) {
-            const std::int64_t found = row.fault();
-            row.finish(found == kNoFault, composition);
-            fault = std::min(fault, found);
-        }
+    for (auto& row : sites) {
+        const std::int64_t found = row.fault();
+        row.finish(found == kNoFault, composition);
+        fault = std::min(fault, found);
     }
     return fault;
 }
 
 template <typename T, bool Paper>
-SMOACS_CLONES void backward_sites(const SoftmaxBatch<T>& batch, std::int64_t first,
-                                  std::int64_t last, const T* composition, const T* weights,
-                                  const T* grad_composition, T* dots, T* grad_logits) {
+SMOACS_CLONES void receive(Sites<T, Paper>& sites, const T* composition,
+                           const T* grad_composition) {
+    for (auto& row : sites) row.receive(composition, grad_composition);
+}
+
+template <typename T, bool Paper>
+SMOACS_CLONES void find_gradients(Sites<T, Paper>& sites, T* grad_logits, T* dots) {
+    for (auto& row : sites) row.backward(grad_logits, dots);
+}
+
+template <typename T, bool Paper>
+std::int64_t forward_sites(const SoftmaxBatch<T>& batch, std::int64_t first, std::int64_t last,
+                           const T* weights, T* composition) {
+    std::int64_t fault = kNoFault;
     std::int64_t crystal = group_of(batch.ptr, batch.n_crystals, first);
+    Sites<T, Paper> sites;
     for (; first < last; first += kTogether) {
-        Sites<T, Paper> sites(batch, first, last, weights, crystal);
-        for (auto& row : sites) row.receive(composition, grad_composition);
-        for (auto& row : sites) row.backward(grad_logits, dots);
+        begin(sites, batch, first, last, weights, crystal);
+        exponentiate(sites);
+        mix(sites);
+        if constexpr (Paper) exponentiate_mixtures(sites);
+        fault = std::min(fault, finish(sites, composition));
+    }
+    return fault;
+}
+
+template <typename T, bool Paper>
+void backward_sites(const SoftmaxBatch<T>& batch, std::int64_t first, std::int64_t last,
+                    const T* composition, const T* weights, const T* grad_composition, T* dots,
+                    T* grad_logits) {
+    std::int64_t crystal = group_of(batch.ptr, batch.n_crystals, first);
+    Sites<T, Paper> sites;
+    for (; first < last; first += kTogether) {
+        begin(sites, batch, first, last, weights, crystal);
+        exponentiate(sites);
+        receive(sites, composition, grad_composition);
+        find_gradients(sites, grad_logits, dots);
     }
 }
 
