@@ -54,6 +54,9 @@ PYBIND11_MODULE(_native, m) {
     m.def("get_num_threads", [] { return smoacs::cpu::num_threads(); }, "Threads of CPU kernels.");
     m.def("keep_freed_memory", &smoacs::cpu::keep_freed_memory, py::arg("keep"),
           "Whether freed memory stays with the process.");
+    // As if large arrays had been freed before: else it is chance whether those of one call are
+    // fetched anew, page by page, for the next.
+    smoacs::cpu::keep_freed_memory(false);
     smoacs::bindings::bind_layers(m);
     smoacs::bindings::bind_neighbors(m);
     smoacs::bindings::bind_steps(m);

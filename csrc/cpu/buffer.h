@@ -3,18 +3,23 @@
 
 #include <algorithm>
 #include <cstdint>
+#include <cstdlib>
 #include <memory>
 #include <type_traits>
 
+#include "cpu/memory.h"
+
 namespace smoacs::cpu {
 
-// A growing array that does not clear what it allocates.
+// A growing array that does not clear what it allocates. It starts at a cache line, and a large one
+// fills large pages.
 template <typename T>
 class Buffer {
     static_assert(std::is_trivially_copyable_v<T>);
 
   public:
     std::int64_t size() const { return size_; }
+    std::int64_t capacity() const { return capacity_; }
     T* data() { return data_.get(); }
     const T* data() const { return data_.get(); }
     T& operator[](std::int64_t i) { return data_[i]; }
@@ -24,7 +29,7 @@ class Buffer {
     void reserve(std::int64_t n) {
         if (n <= capacity_) return;
         capacity_ = n;
-        std::unique_ptr<T[]> grown(new T[n]);
+        std::unique_ptr<T[], Free> grown(static_cast<T*>(allocate_aligned(n * sizeof(T))));
         std::copy_n(data_.get(), size_, grown.get());
         data_ = std::move(grown);
     }
@@ -43,7 +48,11 @@ class Buffer {
     }
 
   private:
-    std::unique_ptr<T[]> data_;
+    struct Free {
+        void operator()(T* memory) const { std::free(memory); }
+    };
+
+    std::unique_ptr<T[], Free> data_;
     std::int64_t size_ = 0, capacity_ = 0;
 };
 

@@ -18,6 +18,10 @@ constexpr double kMaxShift = std::numeric_limits<std::int32_t>::max();
 // Looking at so many points takes less time than to sort them into bins and the neighbours back.
 constexpr std::int64_t kFewPoints = 3000;
 
+// So many bins are at least as wide as the radius. Narrow ones let a source see fewer points that
+// are too far away; along the third axis, where bins follow one another, that costs nothing.
+constexpr std::int32_t kBinsPerRadius[3] = {1, 1, 4};
+
 double largest(Shift s) {
     return std::max({std::fabs(static_cast<double>(s.a)), std::fabs(static_cast<double>(s.b)),
                      std::fabs(static_cast<double>(s.c))});
@@ -91,7 +95,7 @@ void load_crystal(const Crystals<T>& crystals, std::int64_t c, Crystal& out) {
 template void load_crystal(const Crystals<float>&, std::int64_t, Crystal&);
 template void load_crystal(const Crystals<double>&, std::int64_t, Crystal&);
 
-void ImageCloud::fill(const Crystal& crystal, double radius) {
+void ImageCloud::fill(const Crystal& crystal, const Vec3* starts, double radius) {
     wrap(crystal);
     const Cell& cell = crystal.cell;
     // Wrapping and single precision round, so the search is made a little wider than asked for.
@@ -107,9 +111,9 @@ void ImageCloud::fill(const Crystal& crystal, double radius) {
     check_size(crystal, wide);
     const std::int64_t n_points = make_boxes();
     choose_bins(n_points);
-    add_images(crystal, n_points);
+    add_images(crystal, starts, n_points);
     if (binned()) sort_by_bin();
-    make_sources();
+    make_sources(starts);
 }
 
 void ImageCloud::wrap(const Crystal& crystal) {
@@ -192,6 +196,7 @@ void ImageCloud::choose_bins(std::int64_t n_points) {
         most = std::floor(most / 2);
     }
     for (int k = 0; k < 3; ++k) {
+        if (n_bins[k] > 1) n_bins[k] *= kBinsPerRadius[k];
         n_bins_[k] = static_cast<std::int32_t>(n_bins[k]);
         bins_per_unit_[k] = n_bins[k] / extent[k];
     }
@@ -202,10 +207,10 @@ std::int32_t ImageCloud::bin_along(int axis, double coordinate) const {
     return std::clamp(static_cast<std::int32_t>(place), 0, n_bins_[axis] - 1);
 }
 
-void ImageCloud::add_images(const Crystal& crystal, std::int64_t n_points) {
+void ImageCloud::add_images(const Crystal& crystal, const Vec3* starts, std::int64_t n_points) {
     const Cell& cell = crystal.cell;
     const std::int64_t n = crystal.size();
-    images_.resize(n_points);
+    points_.resize(n_points);
     for (auto& values : axis_) values.resize(n_points);
     home_.resize(n);
     if (binned()) bin_.resize(n_points);
@@ -216,7 +221,7 @@ void ImageCloud::add_images(const Crystal& crystal, std::int64_t n_points) {
     std::int64_t q = 0;
     for (std::int64_t j = 0; j < n; ++j) {
         const Box box = boxes_[j];
-        const Vec3 in = inside_[j];
+        const Vec3 in = inside_[j], start = starts[j];
         const Shift offset{offset_[j].shift[0], offset_[j].shift[1], offset_[j].shift[2]};
         const std::int64_t begin = q;
         for (std::int64_t a = box.low[0]; a <= box.high[0]; ++a) {
@@ -229,7 +234,7 @@ void ImageCloud::add_images(const Crystal& crystal, std::int64_t n_points) {
                     axis_[0][q] = static_cast<float>(x.x + times * step.x);
                     axis_[1][q] = static_cast<float>(x.y + times * step.y);
                     axis_[2][q] = static_cast<float>(x.z + times * step.z);
-                    images_[q] = image;
+                    points_[q] = {image, start};
                     image = image + given_step;
                 }
                 if (!binned()) continue;
@@ -249,10 +254,11 @@ void ImageCloud::add_images(const Crystal& crystal, std::int64_t n_points) {
 void ImageCloud::sort_by_shift(std::int64_t begin, std::int64_t end) {
     std::int32_t* from = from_.resize(end - begin);
     std::iota(from, from + from_.size(), static_cast<std::int32_t>(begin));
-    std::sort(from, from + from_.size(),
-              [this](std::int32_t p, std::int32_t q) { return by_shift(images_[p], images_[q]); });
+    std::sort(from, from + from_.size(), [this](std::int32_t p, std::int32_t q) {
+        return by_shift(points_[p].image, points_[q].image);
+    });
     for (auto& values : axis_) take(values, from_, begin, unsorted_);
-    take(images_, from_, begin, unsorted_images_);
+    take(points_, from_, begin, unsorted_points_);
     if (binned()) take(bin_, from_, begin, number_);
 }
 
@@ -260,9 +266,10 @@ void ImageCloud::sort_by_shift(std::int64_t begin, std::int64_t end) {
 std::int32_t ImageCloud::find_home(std::int64_t atom, std::int64_t begin, std::int64_t end) const {
     const std::int32_t* offset = offset_[atom].shift;
     const Image home{0, {-offset[0], -offset[1], -offset[2]}};
-    const Image* place =
-        std::lower_bound(images_.data() + begin, images_.data() + end, home, by_shift);
-    return static_cast<std::int32_t>(place - images_.data());
+    const Point* place = std::lower_bound(
+        points_.data() + begin, points_.data() + end, home,
+        [](const Point& point, const Image& image) { return by_shift(point.image, image); });
+    return static_cast<std::int32_t>(place - points_.data());
 }
 
 void ImageCloud::sort_by_bin() {
@@ -276,25 +283,42 @@ void ImageCloud::sort_by_bin() {
         number_[--first[bin_[q]]] = static_cast<std::int32_t>(q);
     }
     for (auto& values : axis_) take(values, number_, 0, unsorted_);
-    take(images_, number_, 0, unsorted_images_);
+    take(points_, number_, 0, unsorted_points_);
 }
 
-void ImageCloud::make_sources() {
+void ImageCloud::make_sources(const Vec3* starts) {
     Source* next = sources_.resize(home_.size());
     const auto add = [&](std::int64_t atom, std::int64_t point) {
         const Vec3 in = inside_[atom], x = position_[atom];
         *next++ = {offset_[atom],
                    static_cast<std::int32_t>(point),
                    {bin_along(0, in.x), bin_along(1, in.y), bin_along(2, in.z)},
-                   {static_cast<float>(x.x), static_cast<float>(x.y), static_cast<float>(x.z)}};
+                   {static_cast<float>(x.x), static_cast<float>(x.y), static_cast<float>(x.z)},
+                   starts[atom]};
     };
     if (!binned()) {
         for (std::int64_t atom = 0; atom < home_.size(); ++atom) add(atom, home_[atom]);
         return;
     }
-    for (std::int64_t p = 0; p < images_.size(); ++p) {
-        if (home_[images_[p].site] == number_[p]) add(images_[p].site, p);
+    for (std::int64_t p = 0; p < points_.size(); ++p) {
+        const std::int32_t atom = points_[p].image.site;
+        if (home_[atom] == number_[p]) add(atom, p);
     }
+}
+
+std::int64_t ImageCloud::neighbors(const Source& source, const std::int32_t* points, std::int64_t n,
+                                   std::int64_t first, Image* images, Vec3* starts) const {
+    const Point* all = points_.data();
+    Image offset = source.offset;
+    offset.site = static_cast<std::int32_t>(first);
+    std::int64_t found = 0;
+    for (std::int64_t i = 0; i < n; ++i) {
+        const Point& point = all[points[i]];
+        images[found] = point.image + offset;
+        starts[found] = point.start;
+        found += points[i] != source.point;
+    }
+    return found;
 }
 
 std::int64_t ImageCloud::near(const Source& source, Buffer<std::int32_t>& out,
@@ -308,8 +332,8 @@ std::int64_t ImageCloud::near(const Source& source, Buffer<std::int32_t>& out,
     if (binned()) {
         std::int32_t low[3], high[3];
         for (int k = 0; k < 3; ++k) {
-            low[k] = std::max(source.bin[k] - 1, 0);
-            high[k] = std::min(source.bin[k] + 1, n_bins_[k] - 1);
+            low[k] = std::max(source.bin[k] - kBinsPerRadius[k], 0);
+            high[k] = std::min(source.bin[k] + kBinsPerRadius[k], n_bins_[k] - 1);
         }
         for (std::int64_t a = low[0]; a <= high[0]; ++a) {
             for (std::int64_t b = low[1]; b <= high[1]; ++b) {
@@ -320,7 +344,7 @@ std::int64_t ImageCloud::near(const Source& source, Buffer<std::int32_t>& out,
             }
         }
     } else {
-        candidates = images_.size();
+        candidates = points_.size();
         runs[n_runs++] = {0, candidates};
     }
     std::int32_t* found = out.resize(candidates + kCollectPadding);

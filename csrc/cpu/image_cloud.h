@@ -2,6 +2,7 @@
 #pragma once
 
 #include <cstdint>
+#include <cstring>
 #include <stdexcept>
 #include <string>
 #include <vector>
@@ -50,9 +51,15 @@ struct Image {
     std::int32_t shift[3];
 };
 
+// All four at once: written out, since compilers add them one by one.
 inline Image operator+(Image a, Image b) {
-    return {a.site + b.site,
-            {a.shift[0] + b.shift[0], a.shift[1] + b.shift[1], a.shift[2] + b.shift[2]}};
+    using Numbers [[gnu::vector_size(sizeof(Image))]] = std::int32_t;
+    Numbers x, y;
+    std::memcpy(&x, &a, sizeof x);
+    std::memcpy(&y, &b, sizeof y);
+    x += y;
+    std::memcpy(&a, &x, sizeof a);
+    return a;
 }
 
 // Working memory of a search.
@@ -67,18 +74,19 @@ struct Source {
     std::int32_t point;  // the atom itself among the points
     std::int32_t bin[3];
     float position[3];
+    Vec3 start;
 };
 
 // Every image of every atom that may lie within a radius of an atom of the cell.
 //
-// Few points stay in one run, in the order of (atom, shift). Many are sorted into bins at least as
-// wide as the radius, so that a source looks at nine runs of three bins, and sources follow their
-// points, so that successive ones look at the same memory. Positions are in single precision, since
-// distances will be measured again.
+// Few points stay in one run, in the order of (atom, shift). Many are sorted into bins, so that a
+// source looks at nine runs of them, and sources follow their points, so that successive ones look
+// at the same memory; whatever they need of an atom is with its points. Positions are in single
+// precision, since distances will be measured again.
 class ImageCloud {
   public:
-    // Replaces the contents; memory is reused.
-    void fill(const Crystal& crystal, double radius);
+    // Replaces the contents; memory is reused. `starts` is what comes with the points of each atom.
+    void fill(const Crystal& crystal, const Vec3* starts, double radius);
 
     // Each atom, in no particular order.
     const Source& source(std::int64_t i) const { return sources_[i]; }
@@ -87,8 +95,10 @@ class ImageCloud {
     // `out`; returns their number. Some are slightly farther, and the source itself is there too.
     std::int64_t near(const Source& source, Buffer<std::int32_t>& out, Sorting& sorting) const;
 
-    // The atom and the shift, less that of the source, of each point.
-    const Image* images() const { return images_.data(); }
+    // The images that n points are, seen from a source and except for itself, with the numbers of
+    // sites counted from `first`, and their atoms' starts. Returns their number.
+    std::int64_t neighbors(const Source& source, const std::int32_t* points, std::int64_t n,
+                           std::int64_t first, Image* images, Vec3* starts) const;
 
   private:
     // Images of an atom that are needed: within the margin around the bounds of all atoms.
@@ -104,11 +114,11 @@ class ImageCloud {
     void check_size(const Crystal& crystal, double radius) const;
     std::int64_t make_boxes();
     void choose_bins(std::int64_t n_points);
-    void add_images(const Crystal& crystal, std::int64_t n_points);
+    void add_images(const Crystal& crystal, const Vec3* starts, std::int64_t n_points);
     void sort_by_shift(std::int64_t begin, std::int64_t end);
     std::int32_t find_home(std::int64_t atom, std::int64_t begin, std::int64_t end) const;
     void sort_by_bin();
-    void make_sources();
+    void make_sources(const Vec3* starts);
     bool binned() const { return n_bins_[0] * n_bins_[1] * n_bins_[2] > 1; }
     std::int32_t bin_along(int axis, double coordinate) const;
 
@@ -126,7 +136,11 @@ class ImageCloud {
     float radius_ = 0;
 
     // Points.
-    Buffer<Image> images_;
+    struct Point {
+        Image image;  // the atom and the shift, less that of a source
+        Vec3 start;   // of the atom
+    };
+    Buffer<Point> points_;
     Buffer<float> axis_[3];  // positions by axis
     Buffer<Source> sources_;
 
@@ -140,7 +154,7 @@ class ImageCloud {
     // Scratch for sorting.
     Buffer<std::int32_t> from_;
     Buffer<float> unsorted_;
-    Buffer<Image> unsorted_images_;
+    Buffer<Point> unsorted_points_;
 };
 
 }  // namespace smoacs::cpu

@@ -2,6 +2,7 @@
 
 #include <cstdint>
 #include <cstdlib>
+#include <new>
 #ifdef __GLIBC__
 #include <malloc.h>
 
@@ -13,6 +14,10 @@
 #endif
 
 namespace smoacs::cpu {
+
+namespace {
+constexpr std::size_t kLine = 64, kLargePage = 2 << 20;
+}
 
 void keep_freed_memory([[maybe_unused]] bool keep) {
 #ifdef __GLIBC__
@@ -26,13 +31,21 @@ void keep_freed_memory([[maybe_unused]] bool keep) {
 
 void use_large_pages([[maybe_unused]] void* begin, [[maybe_unused]] std::size_t size) {
 #ifdef MADV_HUGEPAGE
-    constexpr std::size_t worth_it = 2 << 20;
-    if (size < worth_it) return;
+    if (size < kLargePage) return;
     const auto page = static_cast<std::uintptr_t>(sysconf(_SC_PAGESIZE));
     const auto address = reinterpret_cast<std::uintptr_t>(begin);
     const std::uintptr_t first = (address + page - 1) / page * page;
     madvise(reinterpret_cast<void*>(first), address + size - first, MADV_HUGEPAGE);
 #endif
+}
+
+void* allocate_aligned(std::size_t size) {
+    const std::size_t unit = size < kLargePage ? kLine : kLargePage;
+    size = (size + unit - 1) / unit * unit;
+    void* memory = std::aligned_alloc(unit, size);
+    if (memory == nullptr) throw std::bad_alloc();
+    use_large_pages(memory, size);
+    return memory;
 }
 
 }  // namespace smoacs::cpu

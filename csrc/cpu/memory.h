@@ -14,4 +14,8 @@ void keep_freed_memory(bool keep);
 // clears them five times as fast as small ones. Small arrays, and other systems, stay as they are.
 void use_large_pages(void* begin, std::size_t size);
 
+// Uninitialised memory to std::free, from a cache line on, or on large pages of its own. Throws
+// std::bad_alloc.
+void* allocate_aligned(std::size_t size);
+
 }  // namespace smoacs::cpu

@@ -6,6 +6,7 @@
 #include <limits>
 #include <mutex>
 #include <numeric>
+#include <utility>
 #ifdef _OPENMP
 #include <omp.h>
 #endif
@@ -74,16 +75,27 @@ class Metric {
     // Largest difference between a measured and the true distance, Å.
     double slack() const { return slack_; }
 
-    // Distances from a source to n points.
-    void measure(const Image* images, Image offset, const std::int32_t* points, std::int64_t n,
-                 double* out) const {
-        if (!alignn_) return measure_true(images, offset, points, n, out);
-        const Vec3 here = start_[offset.site];
-        for (std::int64_t i = 0; i < n; ++i) {
-            const Image to = images[points[i]];
-            const Vec3 shift = shift_of(to + offset);
-            out[i] = length(pair_vector_alignn(lattice_, here, start_[to.site], shift));
+    // What distances to and from each site start from: fractional, or ALIGNN's Cartesian.
+    const Vec3* starts() const { return start_.data(); }
+
+    // Distances from one start to n images, whose sites have theirs; returns how many exceed a
+    // limit.
+    SMOACS_CLONES std::int64_t measure(Vec3 here, const Image* images, const Vec3* starts,
+                                       std::int64_t n, double limit, double* __restrict out) const {
+        const Mat3 lattice = lattice_;
+        std::int64_t beyond = 0;
+        const auto measure_all = [&](auto&& vector) SMOACS_INLINE {
+            for (std::int64_t i = 0; i < n; ++i) {
+                out[i] = length(vector(lattice, here, starts[i], shift_of(images[i])));
+                beyond += out[i] > limit;
+            }
+        };
+        if (alignn_) {
+            measure_all(pair_vector_alignn);
+        } else {
+            measure_all(pair_vector);
         }
+        return beyond;
     }
 
     // Distance back from the image of `dst`, which may differ in the last bit from that there.
@@ -95,28 +107,14 @@ class Metric {
 
   private:
     static Vec3 shift_of(Image image) {
-        return to_vec({image.shift[0], image.shift[1], image.shift[2]});
-    }
-
-    SMOACS_CLONES void measure_true(const Image* images, Image offset, const std::int32_t* points,
-                                    std::int64_t n, double* __restrict out) const {
-        const Mat3 lattice = lattice_;
-        const Vec3* start = start_.data();
-        const Vec3 f = start[offset.site];
-        const std::int32_t* o = offset.shift;
-        for (std::int64_t i = 0; i < n; ++i) {
-            const Image& to = images[points[i]];
-            const Vec3 shift{static_cast<double>(to.shift[0] + o[0]),
-                             static_cast<double>(to.shift[1] + o[1]),
-                             static_cast<double>(to.shift[2] + o[2])};
-            out[i] = length(pair_vector(lattice, f, start[to.site], shift));
-        }
+        return {static_cast<double>(image.shift[0]), static_cast<double>(image.shift[1]),
+                static_cast<double>(image.shift[2])};
     }
 
     Mat3 lattice_;
     bool alignn_;
     double slack_;
-    Buffer<Vec3> start_;  // what distances start from: fractional, or ALIGNN's Cartesian
+    Buffer<Vec3> start_;
 };
 
 // Neighbours of unknown number that stay where they are.
@@ -124,14 +122,15 @@ class NeighborStore {
   public:
     // Room for n neighbours, until the next call; keep() makes the first of them stay.
     Neighbors room(std::int64_t n) {
-        if (chunks_.empty() || chunks_[current_].capacity - used_ < n) {
+        if (chunks_.empty() || chunks_[current_].images.capacity() - used_ < n) {
             current_ += !chunks_.empty();
             used_ = 0;
             if (current_ == chunks_.size()) chunks_.emplace_back();
-            if (chunks_[current_].capacity < n) chunks_[current_] = Chunk(std::max(n, kChunk));
+            Chunk& chunk = chunks_[current_];
+            if (chunk.images.capacity() < n) chunk = Chunk(std::max(n, kChunk));
         }
-        const Chunk& chunk = chunks_[current_];
-        return {chunk.images.get() + used_, chunk.distances.get() + used_, 0};
+        Chunk& chunk = chunks_[current_];
+        return {chunk.images.data() + used_, chunk.distances.data() + used_, 0};
     }
     void keep(std::int64_t n) { used_ += n; }
 
@@ -145,15 +144,13 @@ class NeighborStore {
     static constexpr std::int64_t kChunk = 1 << 18;
     struct Chunk {
         Chunk() = default;
-        explicit Chunk(std::int64_t n)
-            : images(new Image[n]), distances(new double[n]), capacity(n) {
-            use_large_pages(images.get(), n * sizeof(Image));
-            use_large_pages(distances.get(), n * sizeof(double));
+        explicit Chunk(std::int64_t n) {
+            images.reserve(n);
+            distances.reserve(n);
         }
 
-        std::unique_ptr<Image[]> images;
-        std::unique_ptr<double[]> distances;
-        std::int64_t capacity = 0;
+        Buffer<Image> images;
+        Buffer<double> distances;
     };
 
     std::vector<Chunk> chunks_;
@@ -164,6 +161,7 @@ class NeighborStore {
 // What looking around one site needs.
 struct Scratch {
     Buffer<std::int32_t> points;
+    Buffer<Vec3> starts;
     Buffer<double> distances;
     Sorting sorting;
     NeighborStore near;
@@ -193,7 +191,7 @@ class CrystalSearch {
         if (crystal_.size() == 0) return;
         found += crystal_.first;
         if (by_radius()) {
-            cloud_.fill(crystal_, query_.cutoff);
+            cloud_.fill(crystal_, metric_.starts(), query_.cutoff);
             for_sites([&](std::int64_t i, Scratch& scratch, NeighborStore& store) {
                 const Source& source = cloud_.source(i);
                 found[source.offset.site] = look(source, query_.cutoff, scratch, store);
@@ -214,18 +212,17 @@ class CrystalSearch {
     Neighbors look(const Source& source, double limit, Scratch& scratch,
                    NeighborStore& store) const {
         const std::int64_t near = cloud_.near(source, scratch.points, scratch.sorting);
-        const std::int32_t* points = scratch.points.data();
-        double* measured = scratch.distances.resize(near);
-        const Image* images = cloud_.images();
-        metric_.measure(images, source.offset, points, near, measured);
-        Image offset = source.offset;
-        offset.site = static_cast<std::int32_t>(crystal_.first);
         Neighbors out = store.room(near);
-        std::int64_t n = 0;
-        for (std::int64_t i = 0; i < near; ++i) {
-            out.images[n] = images[points[i]] + offset;
-            out.distances[n] = measured[i];
-            n += points[i] != source.point && measured[i] <= limit;
+        Vec3* starts = scratch.starts.resize(near);
+        std::int64_t n = cloud_.neighbors(source, scratch.points.data(), near, crystal_.first,
+                                          out.images, starts);
+        if (metric_.measure(source.start, out.images, starts, n, limit, out.distances) > 0) {
+            const std::int64_t measured = std::exchange(n, 0);
+            for (std::int64_t i = 0; i < measured; ++i) {
+                out.images[n] = out.images[i];
+                out.distances[n] = out.distances[i];
+                n += out.distances[i] <= limit;
+            }
         }
         store.keep(n);
         out.n = n;
@@ -243,7 +240,7 @@ class CrystalSearch {
         double* reach = reach_.resize(crystal_.size());
         for (;; radius *= 1.3) {
             radius = std::min(radius, most);
-            cloud_.fill(crystal_, radius + slack);
+            cloud_.fill(crystal_, metric_.starts(), radius + slack);
             for_sites([&](std::int64_t i, Scratch& scratch, NeighborStore&) {
                 const Source& source = cloud_.source(i);
                 const std::int64_t src = source.offset.site;
@@ -432,6 +429,36 @@ NeighborSearch::~NeighborSearch() {
     }
 }
 
+namespace {
+
+// Neighbours lie in the order of the search, here and there for a list in the order of sites, which
+// asks for those of some sites ahead.
+constexpr std::int64_t kAhead = 4;
+
+// Columns of the list from rows.
+SMOACS_CLONES void separate(const Image* images, std::int64_t n, std::int64_t* __restrict site,
+                            std::int32_t* __restrict shift) {
+    for (std::int64_t i = 0; i < n; ++i) {
+        site[i] = images[i].site;
+        for (int k = 0; k < 3; ++k) shift[3 * i + k] = images[i].shift[k];
+    }
+}
+
+void prefetch(const void* begin, std::size_t size) {
+    constexpr std::size_t line = 64;
+    for (std::size_t i = 0; i < size; i += line) {
+        __builtin_prefetch(static_cast<const char*>(begin) + i);
+    }
+}
+
+void prefetch(const Neighbors& found) {
+    const auto n = static_cast<std::size_t>(found.n);
+    prefetch(found.images, n * sizeof(Image));
+    prefetch(found.distances, n * sizeof(double));
+}
+
+}  // namespace
+
 template <typename T>
 void NeighborSearch::write(std::int64_t* src, std::int64_t* dst, std::int32_t* shift, T* distance,
                            std::int64_t* edge_ptr) const {
@@ -443,15 +470,11 @@ void NeighborSearch::write(std::int64_t* src, std::int64_t* dst, std::int32_t* s
 #pragma omp parallel for schedule(static) num_threads(num_threads(n_edges() / 16384))
     for (std::int64_t s = 0; s < n_sites(); ++s) {
         const Neighbors found = found_[s];
-        std::fill_n(src + starts_[s], found.n, s);
-        for (std::int64_t i = 0, e = starts_[s]; i < found.n; ++i, ++e) {
-            const Image image = found.images[i];
-            dst[e] = image.site;
-            shift[3 * e] = image.shift[0];
-            shift[3 * e + 1] = image.shift[1];
-            shift[3 * e + 2] = image.shift[2];
-            distance[e] = static_cast<T>(found.distances[i]);
-        }
+        if (s + kAhead < n_sites()) prefetch(found_[s + kAhead]);
+        const std::int64_t e = starts_[s];
+        std::fill_n(src + e, found.n, s);
+        separate(found.images, found.n, dst + e, shift + 3 * e);
+        std::copy_n(found.distances, found.n, distance + e);
     }
     for (std::size_t c = 0; c < site_ptr_.size(); ++c) edge_ptr[c] = starts_[site_ptr_[c]];
 }

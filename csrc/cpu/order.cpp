@@ -21,12 +21,17 @@ constexpr std::int64_t kLanes = 16;  // of Numbers; both loops read up to a mult
 
 SMOACS_CLONES void sort_few(const std::int32_t* keys, const std::int32_t* values, std::int64_t n,
                             std::int32_t* sorted) {
-    for (std::int64_t first = 0; first < n; first += kLanes) {
-        Numbers mine, smaller{};
-        std::memcpy(&mine, keys + first, sizeof mine);
-        for (std::int64_t j = 0; j < n; ++j) smaller -= keys[j] < mine;  // true is -1
-        const std::int64_t rest = std::min(n - first, kLanes);
-        for (std::int64_t i = 0; i < rest; ++i) sorted[smaller[i]] = values[first + i];
+    for (std::int64_t first = 0; first < n; first += 2 * kLanes) {
+        Numbers mine[2], smaller[2] = {};
+        std::memcpy(mine, keys + first, sizeof mine);
+        for (std::int64_t j = 0; j < n; ++j) {
+            smaller[0] = keys[j] < mine[0] ? smaller[0] + 1 : smaller[0];
+            smaller[1] = keys[j] < mine[1] ? smaller[1] + 1 : smaller[1];
+        }
+        std::int32_t places[2 * kLanes];
+        std::memcpy(places, smaller, sizeof places);
+        const std::int64_t rest = std::min(n - first, 2 * kLanes);
+        for (std::int64_t i = 0; i < rest; ++i) sorted[places[i]] = values[first + i];
     }
 }
 
@@ -62,9 +67,9 @@ void Order::sort(const std::int32_t* keys, std::int32_t* values, std::int64_t n)
         for (std::int64_t i = 0; i < n; ++i) values[i] = pairs_[i].second;
         return;
     }
-    std::int32_t* padded = keys_.resize(n + kLanes);
+    std::int32_t* padded = keys_.resize(n + 2 * kLanes);
     std::copy_n(keys, n, padded);
-    std::fill_n(padded + n, kLanes, 0);
+    std::fill_n(padded + n, 2 * kLanes, 0);
     std::copy_n(values, n, unsorted_.resize(n));
     sort_few(padded, unsorted_.data(), n, values);
 }
