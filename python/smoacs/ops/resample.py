@@ -207,6 +207,7 @@ def _run(kernel: str, streams: _Streams, out: Tensor, **arguments: Any) -> Tenso
     fake=lambda ptr, candidates, steps, seed, variable, rows, width, dtype, _: ptr.new_empty(
         rows, width, dtype=dtype
     ),
+    constant=True,
 )
 def _random(
     ptr: Tensor,
