@@ -262,11 +262,11 @@ struct SoftmaxSite {
     }
 
     SMOACS_LANES void exponentiate(Numerators<T>& to) const {
-        exponentiate(to.excess, to.top);
         to.forbidden = Paper ? exp2_nonpositive(-to.top * rate) : T(0);
-        for (int i = 0; Paper && i < kHeld; ++i) {
-            const T more = to.excess[i] - to.forbidden;
-            to.excess[i] = more > T(0) ? more : T(0);
+        for (int i = 0; i < kHeld; ++i) {
+            const T power = exp2_nonpositive((to.excess[i] - to.top) * rate);
+            const T more = power - to.forbidden;
+            to.excess[i] = !Paper ? power : more > T(0) ? more : T(0);
         }
     }
 

@@ -17,8 +17,9 @@ int threads_for(const SoftmaxBatch<T>& batch) {
     return num_threads(batch.n_sites / kSitesPerThread);
 }
 
-// Sites that take each step together.
-constexpr int kTogether = 4;
+// Sites that take each step together: with more, the rows of a step come from memory all at once,
+// and there is nothing to do until they have come.
+constexpr int kTogether = 2;
 
 template <typename T, bool Paper>
 struct Sites {

@@ -198,7 +198,9 @@ def _run(kernel: str, streams: _Streams, out: Tensor, **arguments: Any) -> Tenso
     streams = streams.each(Tensor.contiguous)
     # Checked in host memory; on a GPU that takes a copy of these few numbers.
     host = streams if out.is_cpu else streams.each(Tensor.cpu)
-    launch(kernel, out, streams.native(), host=host.native(), out=out, **arguments)
+    native = streams.native()
+    checked = native if host is streams else host.native()
+    launch(kernel, out, native, host=checked, out=out, **arguments)
     return out
 
 
