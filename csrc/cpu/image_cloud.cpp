@@ -5,6 +5,7 @@
 #include <cstdio>
 #include <limits>
 #include <numeric>
+#include <utility>
 
 #include "core/neighbor_rules.h"
 #include "cpu/collect.h"
@@ -112,8 +113,10 @@ void ImageCloud::fill(const Crystal& crystal, const Vec3* starts, double radius)
     const std::int64_t n_points = make_boxes();
     choose_bins(n_points);
     add_images(crystal, starts, n_points);
-    if (binned()) sort_by_bin();
-    make_sources(starts);
+    if (binned()) {
+        sort_by_bin();
+        sort_sources();
+    }
 }
 
 void ImageCloud::wrap(const Crystal& crystal) {
@@ -212,7 +215,7 @@ void ImageCloud::add_images(const Crystal& crystal, const Vec3* starts, std::int
     const std::int64_t n = crystal.size();
     points_.resize(n_points);
     for (auto& values : axis_) values.resize(n_points);
-    home_.resize(n);
+    sources_.resize(n);
     if (binned()) bin_.resize(n_points);
 
     const bool in_order = is_identity(cell.to);
@@ -224,9 +227,11 @@ void ImageCloud::add_images(const Crystal& crystal, const Vec3* starts, std::int
         const Vec3 in = inside_[j], start = starts[j];
         const Shift offset{offset_[j].shift[0], offset_[j].shift[1], offset_[j].shift[2]};
         const std::int64_t begin = q;
+        std::int64_t home = q;
         for (std::int64_t a = box.low[0]; a <= box.high[0]; ++a) {
             for (std::int64_t b = box.low[1]; b <= box.high[1]; ++b) {
                 const std::int64_t first = q;
+                if (a == 0 && b == 0) home = first - box.low[2];
                 const Vec3 x = position_[j] + to_vec({a, b, box.low[2]}) * cell.reduced;
                 Image image = image_of(j, cell.given({a, b, box.low[2]}) - offset);
                 for (std::int64_t c = 0; c <= box.high[2] - box.low[2]; ++c, ++q) {
@@ -246,12 +251,19 @@ void ImageCloud::add_images(const Crystal& crystal, const Vec3* starts, std::int
                 }
             }
         }
-        if (!in_order) sort_by_shift(begin, q);
-        home_[j] = find_home(j, begin, q);
+        if (!in_order) home = sort_by_shift(begin, q, home);
+        const Vec3 at = position_[j];
+        sources_[j] = {
+            offset_[j],
+            static_cast<std::int32_t>(home),
+            {bin_along(0, in.x), bin_along(1, in.y), bin_along(2, in.z)},
+            {static_cast<float>(at.x), static_cast<float>(at.y), static_cast<float>(at.z)},
+            start};
     }
 }
 
-void ImageCloud::sort_by_shift(std::int64_t begin, std::int64_t end) {
+// Returns where the point `home` ends up.
+std::int64_t ImageCloud::sort_by_shift(std::int64_t begin, std::int64_t end, std::int64_t home) {
     std::int32_t* from = from_.resize(end - begin);
     std::iota(from, from + from_.size(), static_cast<std::int32_t>(begin));
     std::sort(from, from + from_.size(), [this](std::int32_t p, std::int32_t q) {
@@ -260,16 +272,7 @@ void ImageCloud::sort_by_shift(std::int64_t begin, std::int64_t end) {
     for (auto& values : axis_) take(values, from_, begin, unsorted_);
     take(points_, from_, begin, unsorted_points_);
     if (binned()) take(bin_, from_, begin, number_);
-}
-
-// Number of the point with no shift among those of an atom, which are in order of their shifts.
-std::int32_t ImageCloud::find_home(std::int64_t atom, std::int64_t begin, std::int64_t end) const {
-    const std::int32_t* offset = offset_[atom].shift;
-    const Image home{0, {-offset[0], -offset[1], -offset[2]}};
-    const Point* place = std::lower_bound(
-        points_.data() + begin, points_.data() + end, home,
-        [](const Point& point, const Image& image) { return by_shift(point.image, image); });
-    return static_cast<std::int32_t>(place - points_.data());
+    return begin + (std::find(from, from + from_.size(), home) - from);
 }
 
 void ImageCloud::sort_by_bin() {
@@ -286,24 +289,17 @@ void ImageCloud::sort_by_bin() {
     take(points_, number_, 0, unsorted_points_);
 }
 
-void ImageCloud::make_sources(const Vec3* starts) {
-    Source* next = sources_.resize(home_.size());
-    const auto add = [&](std::int64_t atom, std::int64_t point) {
-        const Vec3 in = inside_[atom], x = position_[atom];
-        *next++ = {offset_[atom],
-                   static_cast<std::int32_t>(point),
-                   {bin_along(0, in.x), bin_along(1, in.y), bin_along(2, in.z)},
-                   {static_cast<float>(x.x), static_cast<float>(x.y), static_cast<float>(x.z)},
-                   starts[atom]};
-    };
-    if (!binned()) {
-        for (std::int64_t atom = 0; atom < home_.size(); ++atom) add(atom, home_[atom]);
-        return;
-    }
+// Brings the sources, which are in the order of atoms, into that of their points.
+void ImageCloud::sort_sources() {
+    const Source* unsorted = sources_.data();
+    Source* next = sorted_sources_.resize(sources_.size());
     for (std::int64_t p = 0; p < points_.size(); ++p) {
-        const std::int32_t atom = points_[p].image.site;
-        if (home_[atom] == number_[p]) add(atom, p);
+        const Source& source = unsorted[points_[p].image.site];
+        if (source.point != number_[p]) continue;
+        *next = source;
+        (next++)->point = static_cast<std::int32_t>(p);
     }
+    std::swap(sources_, sorted_sources_);
 }
 
 std::int64_t ImageCloud::neighbors(const Source& source, const std::int32_t* points, std::int64_t n,

@@ -115,10 +115,9 @@ class ImageCloud {
     std::int64_t make_boxes();
     void choose_bins(std::int64_t n_points);
     void add_images(const Crystal& crystal, const Vec3* starts, std::int64_t n_points);
-    void sort_by_shift(std::int64_t begin, std::int64_t end);
-    std::int32_t find_home(std::int64_t atom, std::int64_t begin, std::int64_t end) const;
+    std::int64_t sort_by_shift(std::int64_t begin, std::int64_t end, std::int64_t home);
     void sort_by_bin();
-    void make_sources(const Vec3* starts);
+    void sort_sources();
     bool binned() const { return n_bins_[0] * n_bins_[1] * n_bins_[2] > 1; }
     std::int32_t bin_along(int axis, double coordinate) const;
 
@@ -127,10 +126,9 @@ class ImageCloud {
     Buffer<Vec3> position_;  // the same in Å
     Buffer<Image> offset_;   // in the given basis: lattice vector taken off
     Buffer<Box> boxes_;
-    Buffer<std::int32_t> home_;  // number of the point without shift
-    Vec3 low_, high_;            // bounds of inside_
-    double farthest_;            // largest lattice vector taken off, in the compact basis
-    double largest_offset_;      // and in the given one
+    Vec3 low_, high_;        // bounds of inside_
+    double farthest_;        // largest lattice vector taken off, in the compact basis
+    double largest_offset_;  // and in the given one
 
     Vec3 margin_;  // the radius in units of the plane spacings
     float radius_ = 0;
@@ -155,6 +153,7 @@ class ImageCloud {
     Buffer<std::int32_t> from_;
     Buffer<float> unsorted_;
     Buffer<Point> unsorted_points_;
+    Buffer<Source> sorted_sources_;
 };
 
 }  // namespace smoacs::cpu

@@ -17,20 +17,25 @@ constexpr std::int64_t kFew = 384;
 using Numbers [[gnu::vector_size(64)]] = std::int32_t;
 using Values [[gnu::vector_size(64)]] = double;
 using Counts [[gnu::vector_size(64)]] = std::int64_t;
-constexpr std::int64_t kLanes = 16;  // of Numbers; both loops read up to a multiple of it
+constexpr std::int64_t kLanes = 16;  // of Numbers; loops read up to a multiple of it
+
+// So many vectors of keys are ranked at once; most sites have fewer neighbours.
+constexpr std::int64_t kVectors = 4;
+constexpr std::int64_t kRanked = kVectors * kLanes;
 
 SMOACS_CLONES void sort_few(const std::int32_t* keys, const std::int32_t* values, std::int64_t n,
                             std::int32_t* sorted) {
-    for (std::int64_t first = 0; first < n; first += 2 * kLanes) {
-        Numbers mine[2], smaller[2] = {};
+    for (std::int64_t first = 0; first < n; first += kRanked) {
+        Numbers mine[kVectors], smaller[kVectors] = {};
         std::memcpy(mine, keys + first, sizeof mine);
         for (std::int64_t j = 0; j < n; ++j) {
-            smaller[0] = keys[j] < mine[0] ? smaller[0] + 1 : smaller[0];
-            smaller[1] = keys[j] < mine[1] ? smaller[1] + 1 : smaller[1];
+            for (std::int64_t v = 0; v < kVectors; ++v) {
+                smaller[v] = keys[j] < mine[v] ? smaller[v] + 1 : smaller[v];
+            }
         }
-        std::int32_t places[2 * kLanes];
+        std::int32_t places[kRanked];
         std::memcpy(places, smaller, sizeof places);
-        const std::int64_t rest = std::min(n - first, 2 * kLanes);
+        const std::int64_t rest = std::min(n - first, kRanked);
         for (std::int64_t i = 0; i < rest; ++i) sorted[places[i]] = values[first + i];
     }
 }
@@ -67,9 +72,9 @@ void Order::sort(const std::int32_t* keys, std::int32_t* values, std::int64_t n)
         for (std::int64_t i = 0; i < n; ++i) values[i] = pairs_[i].second;
         return;
     }
-    std::int32_t* padded = keys_.resize(n + 2 * kLanes);
+    std::int32_t* padded = keys_.resize(n + kRanked);
     std::copy_n(keys, n, padded);
-    std::fill_n(padded + n, 2 * kLanes, 0);
+    std::fill_n(padded + n, kRanked, 0);
     std::copy_n(values, n, unsorted_.resize(n));
     sort_few(padded, unsorted_.data(), n, values);
 }
