@@ -13,7 +13,7 @@ from __future__ import annotations
 
 import math
 from functools import cache
-from typing import Any
+from typing import Any, cast
 
 import torch
 from torch import Tensor, nn
@@ -22,6 +22,8 @@ from torch.nn import functional
 
 # A multiple of the row blocks (4 to 48) of torch's own matrix products.
 _ROW_BLOCK = 96
+# For so many rows it pays to bring a weight into oneDNN's own order first.
+_PACKED_ROWS = 4096
 _SOFTPLUS_LINEAR = 20.0
 # Numbers in the widest vector register (64 bytes).
 _ALIGNMENT = 16
@@ -194,8 +196,11 @@ def _onednn_product(x: Tensor, matrix: Tensor, bias: Tensor | None) -> Tensor:
     """The product by oneDNN: with AVX-512 also on AMD, where the MKL of torch.mm uses none."""
     if x.shape[0] == 1:  # takes another path, with other rounding
         return _onednn_product(x.repeat(2, 1), matrix, bias)[:1]
-    product: Tensor = torch.ops.mkldnn._linear_pointwise(x, matrix.t(), bias, "none", [], "")
-    return product
+    weight = matrix.t()
+    if x.shape[0] >= _PACKED_ROWS:
+        weight = torch.ops.mkldnn._reorder_linear_weight(weight)
+    multiply = torch.ops.mkldnn._linear_pointwise.default
+    return cast(Tensor, multiply(x, weight, bias, "none", [], ""))
 
 
 def _multiply(x: Tensor, matrix: Tensor, bias: Tensor | None, out: Tensor) -> None:
