@@ -3,17 +3,19 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import replace
 from functools import cached_property, partial
 from typing import Any
 
 import pytest
 import torch
 from torch import Tensor, nn
+from torch.nn import functional
 
 import machine
 import peers
 from machine import Shape
-from peers import Peers
+from peers import Peer, Peers
 from race import FLOOR, OURS, Function, Place
 from record import Case, Goal
 from smoacs.predictors import load
@@ -39,6 +41,8 @@ class Step:
         Gradients of the summed values of all crystals, by lattice, coordinates and composition.
     floor : (str, callable)
         The network's matrix products.
+    torch_products : callable
+        The same as torch itself does them.
     size : (int, str)
         Number of bond pairs.
     """
@@ -60,8 +64,9 @@ class Step:
         self.run: Function = run
         self._other = partial(peers.alignn_network, predictor, crystals, graph)
         sizes = len(crystals.frac_coords), len(graph.neighbors.src), len(graph.line.src)
-        products = machine.products(matrix_products(predictor.network, *sizes), device)
-        self.floor = ("its matrix products alone", products)
+        shapes = matrix_products(predictor.network, *sizes)
+        self.floor = ("its matrix products alone", machine.products(shapes, device))
+        self.torch_products = machine.products(shapes, device, functional.linear)
         self.size = (len(graph.line.src), "bond pairs")
 
     @cached_property
@@ -115,15 +120,16 @@ def test_threads(compare: Any, all_threads: Place, model: str, n: int) -> None:
 @pytest.mark.long
 def test_full_size(compare: Any, all_threads: Place) -> None:
     step = Step(FULL, perovskites(256), "cpu")
+    products = {"torch's matrix products alone": Peer(step.torch_products)}
     compare(
         SUITE,
         f"{FULL}, 256 x 5 atoms",
         all_threads,
         step.run,
-        step.peers,
+        replace(step.peers, present=step.peers.present | products),
         size=step.size,
         floor=step.floor,
-        goals=(Goal(1 / 1.5, FLOOR),),
+        goals=tuple(Goal(1 / 1.5, name) for name in products),
     )
 
 
