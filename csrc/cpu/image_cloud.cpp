@@ -307,12 +307,13 @@ std::int64_t ImageCloud::neighbors(const Source& source, const std::int32_t* poi
     const Point* all = points_.data();
     Image offset = source.offset;
     offset.site = static_cast<std::int32_t>(first);
+    const std::int32_t itself = source.point;
     std::int64_t found = 0;
     for (std::int64_t i = 0; i < n; ++i) {
-        const Point& point = all[points[i]];
-        images[found] = point.image + offset;
-        starts[found] = point.start;
-        found += points[i] != source.point;
+        const std::int32_t number = points[i];
+        images[found] = all[number].image + offset;
+        starts[found] = all[number].start;
+        found += number != itself;
     }
     return found;
 }
