@@ -128,7 +128,7 @@ def resample(
     if not 0 <= sigma < math.inf:
         raise ValueError(f"sigma must be finite and not negative, got {sigma}")
     steps = _step_tensor(step, candidates)
-    return _resample(values.detach(), ptr, parents, candidates, sigma, seed, steps, variable)
+    return _resample(values, ptr, parents, candidates, sigma, seed, steps, variable)
 
 
 def _fill(
@@ -230,7 +230,7 @@ def _empty_like(values: Tensor, *_: Any) -> Tensor:
     return values.new_empty(values.shape)
 
 
-@operator("resample", fake=_empty_like)
+@operator("resample", fake=_empty_like, constant=True)
 def _resample(
     values: Tensor,
     ptr: Tensor,
