@@ -88,7 +88,7 @@ def test_a_written_configuration_reads_back_equal(tmp_path) -> None:
 def test_defaults_are_written_out(tmp_path) -> None:
     entries = yaml.safe_load(config().to_yaml())
     assert set(entries) == set(RunConfig.model_fields)
-    assert entries["predictors"] == ["smoacs-alignn-mp"]
+    assert entries["predictors"] == ["smoacs-crystalformer-mp", "smoacs-alignn-mp"]
     assert entries["candidates"] == 256
 
 
@@ -101,7 +101,12 @@ def test_paths_in_a_file_are_relative_to_it(tmp_path) -> None:
             {
                 "template": {"kind": "prototype", "source": "cifs"},
                 "objectives": [GAP],
-                "predictors": ["alignn:model", "alignn:elsewhere", "own.json", "smoacs-alignn-mp"],
+                "predictors": [
+                    "alignn:model[band_gap]",
+                    "alignn:elsewhere",
+                    "own.json",
+                    "smoacs-alignn-mp",
+                ],
                 "out": "run",
                 "reference": "known.jsonl",
             },
@@ -111,7 +116,7 @@ def test_paths_in_a_file_are_relative_to_it(tmp_path) -> None:
     assert read.reference == tmp_path / "known.jsonl"
     assert read.template.source == str(tmp_path / "cifs")
     assert read.predictors == (
-        f"alignn:{tmp_path / 'model'}",
+        f"alignn:{tmp_path / 'model'}[band_gap]",
         "alignn:elsewhere",
         str(tmp_path / "own.json"),
         "smoacs-alignn-mp",

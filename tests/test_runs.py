@@ -179,20 +179,6 @@ def test_elements_are_restricted() -> None:
     assert set(run.table["formula"]) == {"CsCaCl3"}
 
 
-def test_first_predictor_of_a_property_wins_in_the_users_order() -> None:
-    class Gap(AnalyticPredictor):
-        name = "gap"
-        properties = AnalyticPredictor.properties[:1]
-
-        def predict(self, crystals, graph):
-            return {"band_gap": 7 + 0 * super().predict(crystals, graph)["band_gap"]}
-
-    energy_first = [Minimize("formation_energy"), Minimize("band_gap")]
-    run = small(predictors=[Gap(), AnalyticPredictor()], objectives=energy_first, steps=2)
-    assert (run.table["band_gap"] == 7.0).all()
-    assert np.nanmax(np.abs(run.history["values"][..., 1] - 7.0)) == 0.0
-
-
 def test_novel_rate(tmp_path, finished) -> None:
     known = tmp_path / "known"
     known.mkdir()

@@ -1,4 +1,4 @@
-"""How many compositions can succeed at all: python bench/paper/feasible.py [PREDICTOR].
+"""How many compositions can succeed at all: python bench/paper/feasible.py [PREDICTOR ...].
 
 Predicts undistorted cubic cells of six sizes of every perovskite that the masks allow, one of each
 composition, and counts the compositions with a cell that meets all standard criteria.
@@ -8,15 +8,18 @@ from __future__ import annotations
 
 import itertools
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 
 import numpy as np
 import torch
+from torch import Tensor
 
+from smoacs.agreement import with_opinions
+from smoacs.config import DEFAULT_PREDICTORS
 from smoacs.crystals import CrystalBatch
-from smoacs.objectives import Design, IonicContacts, Minimize, ToleranceFactor, Window
+from smoacs.job import load_predictors
+from smoacs.objectives import Design, IonicContacts, Minimize, Objective, ToleranceFactor, Window
 from smoacs.optimizer import build_graphs, predict_all
-from smoacs.predictors import load
 from smoacs.templates import DesignSpace, perovskite
 
 GAPS = (0.5, 2.5, 4.0)
@@ -39,15 +42,21 @@ def compositions(space: DesignSpace) -> Iterator[tuple[int, tuple[int, ...]]]:
                 yield pattern, (one, two, *three)
 
 
+def all_satisfied(objectives: Sequence[Objective], design: Design) -> Tensor:
+    """Whether designs meet all objectives, (C,) bool."""
+    return torch.stack([o.satisfied(o.value(design)) for o in objectives]).all(0)
+
+
 def main() -> None:
     """Count and print."""
-    predictors = [load(sys.argv[1] if len(sys.argv) > 1 else "smoacs-alignn-mp")]
+    predictors = load_predictors(sys.argv[1:] or DEFAULT_PREDICTORS, torch.device("cpu"))
     criteria = [
         Minimize("formation_energy", below=-0.5),
         ToleranceFactor(0.8, 1.0),
         IonicContacts(),
     ]
-    windows = [Window("band_gap", gap, 0.2) for gap in GAPS]
+    criteria = with_opinions(criteria, predictors)
+    windows = [with_opinions([Window("band_gap", gap, 0.2)], predictors) for gap in GAPS]
     candidates = list(compositions(DesignSpace.create([perovskite()], 1)))
     found = torch.zeros(len(candidates), len(GAPS), dtype=torch.bool)
     for rows in torch.arange(len(candidates)).split(BATCH):
@@ -64,8 +73,8 @@ def main() -> None:
             with torch.no_grad():
                 properties = predict_all(predictors, crystals, build_graphs(predictors, crystals))
                 design = Design(crystals, weights, space, properties)
-                ok = torch.stack([c.satisfied(c.value(design)) for c in criteria]).all(0)
-                gaps = torch.stack([w.satisfied(w.value(design)) for w in windows], dim=1)
+                ok = all_satisfied(criteria, design)
+                gaps = torch.stack([all_satisfied(window, design) for window in windows], dim=1)
             found[rows] |= gaps & ok[:, None]
     print(f"{len(candidates)} compositions")
     for gap, count in zip(GAPS, found.sum(0).tolist(), strict=True):

@@ -15,7 +15,7 @@ import typer
 from typer import Argument, Option
 from typer.core import TyperGroup
 
-from smoacs.cli_options import DesignOptions, objectives_of, with_design_options
+from smoacs.cli_options import DesignOptions, names_of, objectives_of, with_design_options
 
 if TYPE_CHECKING:
     from smoacs.runs import OnStep, Run
@@ -174,7 +174,7 @@ def _design(
     config = make_config(
         template=template,
         objectives=objectives_of(options, standard),
-        predictors=[name.strip() for name in options.predictor.split(",")],
+        **({"predictors": names_of(options.predictor)} if options.predictor else {}),
         candidates=options.candidates,
         steps=options.steps,
         seed=options.seed,
@@ -252,7 +252,7 @@ def evaluate(
     from smoacs.reevaluation import evaluate as reevaluate
     from smoacs.run_folder import write_text
 
-    names = [name.strip() for name in predictor.split(",")] if predictor else None
+    names = names_of(predictor) if predictor else None
     result = reevaluate(folder, Given(predictors=names))
     if out is not None:
         write_text(out, result.table.round(6).to_csv(index=False))
@@ -415,7 +415,7 @@ def doctor() -> int:
 @app.command()
 def predict(
     files: Annotated[list[Path], Argument(help="CIF, POSCAR, extxyz or .jsonl[.xz].")],
-    predictor: Annotated[str, Option(help="Model.", metavar="NAME")] = "smoacs-alignn-mp",
+    predictor: Annotated[str, Option(help="Model.", metavar="NAME")] = "smoacs-crystalformer-mp",
     out: Annotated[Path | None, Option(help="Table to write, else shown.", metavar="CSV")] = None,
     device: Annotated[str, Option(help="auto, cpu or cuda.")] = "auto",
     threads: Annotated[int | None, Option(help="CPU threads.", min=1)] = None,

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import inspect
+import re
 from collections.abc import Callable
 from functools import wraps
 from math import inf
@@ -39,8 +40,12 @@ class DesignOptions:
         Option(help=f"Drop a standard criterion: {', '.join(_STANDARD_CRITERIA)}.", metavar="NAME"),
     ] = None
     predictor: Annotated[
-        str, Option(help="Models that judge, see `smoacs predictors`.", metavar="NAME[,NAME]")
-    ] = "smoacs-alignn-mp"
+        str | None,
+        Option(
+            help="Models that judge, see `smoacs predictors`; else both bundled families.",
+            metavar="NAME[,NAME]",
+        ),
+    ] = None
     candidates: Annotated[int, Option(help="Number of candidates.")] = 256
     steps: Annotated[int, Option(help="Number of optimisation steps.")] = 200
     seed: Annotated[int, Option(help="Same seed, same result.")] = 0
@@ -67,6 +72,11 @@ class DesignOptions:
         bool, Option("--keep-all", help="Write all structures, not only successes.")
     ] = False
     force: Annotated[bool, Option("--force", help="Replace an earlier run in DIR.")] = False
+
+
+def names_of(text: str) -> list[str]:
+    """Names of predictors between commas; those in brackets belong to a name."""
+    return [name.strip() for name in re.split(r",(?![^\[]*\])", text)]
 
 
 def with_design_options(command: Callable[..., int]) -> Callable[..., int]:

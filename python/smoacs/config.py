@@ -21,11 +21,15 @@ from smoacs.objectives import (
     ToleranceFactor,
     Window,
 )
+from smoacs.predictors.registry import split_properties
 from smoacs.schedules import PRESETS, Preset
 from smoacs.start import LATTICE_STARTS
 from smoacs.templates import Template, aflow, from_file, from_folder, minerals, perovskite
 from smoacs.templates.saved import load_templates, same_template
 from smoacs.yaml_files import Section, checked, read_yaml
+
+DEFAULT_PREDICTORS = ("smoacs-crystalformer-mp", "smoacs-alignn-mp")
+"""Two families of networks, both of which must find the targets met."""
 
 Count = Annotated[int, Field(ge=1)]
 
@@ -185,9 +189,7 @@ class RunConfig(Section):
 
     template: TemplateEntry
     objectives: Annotated[tuple[ObjectiveEntry, ...], Field(min_length=1)]
-    predictors: Annotated[tuple[str | CustomEntry, ...], Field(min_length=1)] = (
-        "smoacs-alignn-mp",
-    )
+    predictors: Annotated[tuple[str | CustomEntry, ...], Field(min_length=1)] = DEFAULT_PREDICTORS
     candidates: Count = 256
     steps: Count = 200
     seed: Annotated[int, Field(ge=0, lt=2**63)] = 0
@@ -355,10 +357,12 @@ def _only_in_python(what: str, name: str) -> str:
 
 def _resolve_predictor(name: str, folder: Path) -> str:
     """The name with an absolute path, where it is ``kind:path`` or a model's file."""
-    kind, colon, rest = name.rpartition(":")
+    model, _ = split_properties(name)
+    brackets = name[len(model) :]
+    kind, colon, rest = model.rpartition(":")
     path = folder / rest
     is_path = (colon and rest) or path.suffix in (".json", ".safetensors")
-    return f"{kind}{colon}{path}" if is_path and path.exists() else name
+    return f"{kind}{colon}{path}{brackets}" if is_path and path.exists() else name
 
 
 def _no_prototype(source: str, name: str, known: list[str]) -> str:

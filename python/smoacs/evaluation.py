@@ -44,7 +44,7 @@ class Judge:
     ----------
     objectives : sequence of Objective
     predictors : sequence of Predictor
-        All their properties are reported; the first that gives a property is asked for it.
+        All their properties are reported; no two give the same.
     oxidation : OxidationTable
         Oxidation numbers for the check of charge neutrality.
     sites_per_batch : int
@@ -59,7 +59,7 @@ class Judge:
     @property
     def properties(self) -> list[str]:
         """Names of all predicted properties."""
-        return list(dict.fromkeys(p.name for model in self.predictors for p in model.properties))
+        return [p.name for model in self.predictors for p in model.properties]
 
     @property
     def criteria(self) -> list[str]:

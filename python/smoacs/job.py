@@ -9,6 +9,7 @@ from dataclasses import dataclass
 import torch
 
 from smoacs import predictors as registry
+from smoacs.agreement import with_opinions
 from smoacs.chemistry import oxidation_table, select_elements
 from smoacs.config import (
     RunConfig,
@@ -22,6 +23,7 @@ from smoacs.evaluation import Judge
 from smoacs.objectives import Objective, ToleranceFactor
 from smoacs.optimizer import SITES_PER_BATCH, Optimizer, choose_predictors
 from smoacs.predictors.base import Predictor
+from smoacs.predictors.selected import distinct_properties
 from smoacs.schedules import Preset
 from smoacs.templates import DesignSpace, Template
 
@@ -81,6 +83,7 @@ class Job:
         objectives = list(given.objectives or make_objectives(config))
         templates = list(given.templates or make_templates(config))
         predictors = load_predictors(given.predictors or predictor_names(config), device)
+        objectives = with_opinions(objectives, predictors)
         _check_objectives(objectives, predictors, templates)
         known = frozenset.intersection(*(frozenset(p.elements) for p in predictors))
         space = DesignSpace.create(
@@ -103,15 +106,15 @@ class Job:
 
 
 def load_predictors(predictors: Sequence[str | Predictor], device: torch.device) -> list[Predictor]:
-    """Predictors, some by name, on a device.
+    """Predictors with distinct properties, some by name, on a device.
 
     Raises
     ------
     ValueError, FileNotFoundError
-        If a name is unknown or weights are missing.
+        If a name is unknown, a model is named twice, or weights are missing.
     """
     loaded = [registry.load(p) if isinstance(p, str) else p for p in predictors]
-    return [predictor.to(str(device)) for predictor in loaded]
+    return distinct_properties([predictor.to(str(device)) for predictor in loaded])
 
 
 def choose_device(name: str) -> torch.device:

@@ -74,7 +74,7 @@ class StepReport:
 def choose_predictors(
     predictors: Sequence[Predictor], objectives: Sequence[Objective]
 ) -> list[Predictor]:
-    """The predictors that are needed; the first that gives a property is asked for it.
+    """The predictors that are needed, of some with distinct properties.
 
     Raises
     ------
@@ -82,7 +82,7 @@ def choose_predictors(
         If no predictor gives a property, or a window lies outside of its range.
     """
     giver = {}
-    for predictor in reversed(predictors):
+    for predictor in predictors:
         giver.update({p.name: (predictor, p) for p in predictor.properties})
     asked = []
     for objective in objectives:
@@ -106,12 +106,11 @@ def choose_predictors(
 def predict_all(
     predictors: Sequence[Predictor], crystals: CrystalBatch, graphs: Mapping[GraphSpec, Graph]
 ) -> dict[str, Tensor]:
-    """All properties of all predictors; the first predictor wins."""
+    """All properties of all predictors."""
     properties: dict[str, Tensor] = {}
     for predictor in predictors:
         graph = graphs[predictor.graph] if predictor.graph else None
-        for name, value in predictor.predict(crystals, graph).items():
-            properties.setdefault(name, value)
+        properties |= predictor.predict(crystals, graph)
     return properties
 
 
@@ -158,7 +157,7 @@ class Optimizer:
     space : DesignSpace
     objectives : sequence of Objective
     predictors : sequence of Predictor
-        Frozen models.
+        Frozen models; no two give the same property.
     preset : Preset
     steps : int
         Length of the whole run.

@@ -20,6 +20,7 @@ import smoacs
 from smoacs.cif import write_cif
 from smoacs.comparison import share_of_novel
 from smoacs.config import (
+    DEFAULT_PREDICTORS,
     CustomEntry,
     RunConfig,
     make_config,
@@ -83,7 +84,7 @@ def design(
     template: Template | Sequence[Template],
     objectives: Sequence[Objective],
     *,
-    predictors: str | Predictor | Sequence[str | Predictor] = "smoacs-alignn-mp",
+    predictors: str | Predictor | Sequence[str | Predictor] = DEFAULT_PREDICTORS,
     candidates: int = 256,
     steps: int = 200,
     seed: int = 0,
@@ -109,8 +110,9 @@ def design(
         Candidate i follows template i modulo their number.
     objectives : sequence of Objective
     predictors : str, Predictor, or sequence of both
-        The first that gives a property is asked for it; all properties are reported. Only
-        elements that all of them know are used.
+        Both bundled families unless given. Each predictor of a property must find its target met;
+        ``"NAME[PROPERTY]"`` asks a model for this property only. All properties are reported, those
+        of a further predictor as ``PROPERTY@NAME``. Only elements that all of them know are used.
     candidates, steps, seed : int
         Number of candidates, length of the run, and what makes it repeatable: the same seed gives
         the same result.

@@ -100,19 +100,19 @@ def crystals(rattled_crystals: CrystalBatch) -> CrystalBatch:
     return rattled_crystals
 
 
-def test_the_first_predictor_that_gives_a_property_also_gives_its_error(crystals):
+def test_a_crystal_is_outside_if_it_is_for_any_predictor(crystals):
     c = len(crystals)
     first = Fixed({"band_gap": 1.0})
-    second = FixedAssessor(
-        {"band_gap": 2.0, "energy": 3.0}, {"density": [True] + [False] * (c - 1)}
-    )
-    third = FixedAssessor({"energy": 4.0}, {"density": [False, True] + [False] * (c - 2)})
+    second = FixedAssessor({"energy": 3.0}, {"density": [True] + [False] * (c - 1)})
+    third = FixedAssessor({"tc": 4.0}, {"density": [False, True] + [False] * (c - 2)})
     found = assess([first, second, third], crystals, {})
     assert {name: float(v[0]) for name, v in found.values.items()} == {
         "band_gap": 1.0,
         "energy": 3.0,
+        "tc": 4.0,
     }
-    assert {name: pytest.approx(float(v[0])) for name, v in found.errors.items()} == {"energy": 0.3}
+    errors = {name: pytest.approx(float(v[0])) for name, v in found.errors.items()}
+    assert errors == {"energy": 0.3, "tc": 0.4}
     assert found.outside["density"].nonzero().flatten().tolist() == [0, 1]
 
 

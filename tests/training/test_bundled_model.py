@@ -25,10 +25,10 @@ PROMISED = {
         "bulk_modulus": 15.0,
     },
     "smoacs-crystalformer-mp": {
-        "formation_energy": 0.035,
-        "band_gap": 0.21,
-        "e_above_hull": 0.0145,
-        "bulk_modulus": 15.0,
+        "formation_energy": 0.032,
+        "band_gap": 0.195,
+        "e_above_hull": 0.014,
+        "bulk_modulus": 9.5,
     },
     "smoacs-alignn-tc": {"tc": 3.4},
 }

@@ -52,7 +52,7 @@ class Assessor(Protocol):
 def assess(
     predictors: Sequence[Predictor], crystals: CrystalBatch, graphs: Mapping[GraphSpec, Graph]
 ) -> Assessment:
-    """Predictions of several predictors: the first that gives a property is asked for it.
+    """Predictions of several predictors with distinct properties.
 
     A crystal is outside for a reason if it is for any predictor. No gradient flows.
     """
@@ -61,11 +61,9 @@ def assess(
     outside: dict[str, Tensor] = {}
     for predictor in predictors:
         graph = graphs[predictor.graph] if predictor.graph else None
-        part = _assess_one(predictor, crystals, graph)
-        for name in part.values.keys() - values.keys():
-            if name in part.errors:
-                errors[name] = part.errors[name]
-        values = {**part.values, **values}
+        part = assess_one(predictor, crystals, graph)
+        values |= part.values
+        errors |= part.errors
         for reason, crystals_outside in part.outside.items():
             outside[reason] = crystals_outside | outside.get(reason, crystals_outside)
     return Assessment(values, errors, outside)
@@ -118,7 +116,8 @@ def _table(assessment: Assessment, properties: Sequence[str]) -> pd.DataFrame:
 
 
 @torch.no_grad()
-def _assess_one(predictor: Predictor, crystals: CrystalBatch, graph: Graph | None) -> Assessment:
+def assess_one(predictor: Predictor, crystals: CrystalBatch, graph: Graph | None) -> Assessment:
+    """Predictions of one predictor, with all that it knows of their reliability."""
     if isinstance(predictor, Assessor):
         return predictor.assess(crystals, graph)
     return Assessment(predictor.predict(crystals, graph), {}, {})

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable
 from pathlib import Path
 
 from smoacs.predictors.base import Predictor
 from smoacs.predictors.catalogue import list_predictors
 from smoacs.predictors.plugins import load_plugin, plugins
+from smoacs.predictors.selected import Selected
 from smoacs.predictors.weights import bundled, did_you_mean, load_bundle
 
 
@@ -20,19 +22,29 @@ def load(name: str | Path, device: str = "cpu") -> Predictor:
         Name of a bundled model or of an entry point; ``alignn:NAME``, ``megnet:NAME`` or the same
         with a folder; ``crystalformer:FILE``; ``chgnet[:VERSION]``; or the path of a model in
         smoacs's own format. See :func:`list_predictors`. Weights that are not on this machine are
-        downloaded.
+        downloaded. ``NAME[PROPERTY,PROPERTY]`` gives these properties only.
     device : str
         Where the weights go, e.g. ``"cpu"`` or ``"cuda"``.
 
     Raises
     ------
     ValueError
-        If nothing has this name, or a file is damaged.
+        If nothing has this name, it lacks a property, or a file is damaged.
     FileNotFoundError
         If the weights are not on this machine and cannot be downloaded, or may not, because
         ``SMOACS_OFFLINE`` is set; says where to get them and where to put them.
     """
-    return _find(str(name))().to(device)
+    model, properties = split_properties(str(name))
+    predictor = _find(model)().to(device)
+    return Selected(predictor, {p: p for p in properties}) if properties else predictor
+
+
+def split_properties(name: str) -> tuple[str, list[str]]:
+    """The name of a model, and the properties in brackets behind it, if any."""
+    selected = re.fullmatch(r"(.+)\[([\w, ]+)\]", name)
+    if not selected:
+        return name, []
+    return selected[1], [part.strip() for part in selected[2].split(",")]
 
 
 def _find(name: str) -> Callable[[], Predictor]:
