@@ -245,7 +245,7 @@ def evaluate(
 
     \b
     smoacs evaluate runs/gap25
-    smoacs evaluate runs/gap25 --predictor smoacs-crystalformer-mp
+    smoacs evaluate runs/gap25 --predictor alignn:mp_gappbe_alignn,alignn:mp_e_form_alignn
     """  # noqa: D301
     from smoacs.job import Given
     from smoacs.reevaluation import REPRODUCED_WITHIN
