@@ -13,7 +13,7 @@ from __future__ import annotations
 
 import math
 from functools import cache
-from typing import Any, cast
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -22,6 +22,9 @@ from torch.nn import functional
 
 # A multiple of the row blocks (4 to 48) of torch's own matrix products.
 _ROW_BLOCK = 96
+# oneDNN keeps about half a megabyte for every number of rows that it has seen, for good. So it
+# sees few: this one, and for what is left over multiples of the smaller one.
+_BLOCK_ROWS, _REST_ROWS = 2048, 128
 # For so many rows it pays to bring a weight into oneDNN's own order first.
 _PACKED_ROWS = 4096
 _SOFTPLUS_LINEAR = 20.0
@@ -194,13 +197,22 @@ def _has_onednn() -> bool:
 
 def _onednn_product(x: Tensor, matrix: Tensor, bias: Tensor | None) -> Tensor:
     """The product by oneDNN: with AVX-512 also on AMD, where the MKL of torch.mm uses none."""
-    if x.shape[0] == 1:  # takes another path, with other rounding
-        return _onednn_product(x.repeat(2, 1), matrix, bias)[:1]
+    rows, columns = x.shape[0], matrix.shape[1]
     weight = matrix.t()
-    if x.shape[0] >= _PACKED_ROWS:
+    if not (weight.is_contiguous() or matrix.is_contiguous()):
+        weight = weight.contiguous()  # parts of a weight would get to a loop that is not optimised
+    if rows >= _PACKED_ROWS:
         weight = torch.ops.mkldnn._reorder_linear_weight(weight)
     multiply = torch.ops.mkldnn._linear_pointwise.default
-    return cast(Tensor, multiply(x, weight, bias, "none", [], ""))
+    out = x.new_empty(rows, columns)
+    for block, block_out in zip(x.split(_BLOCK_ROWS), out.split(_BLOCK_ROWS), strict=True):
+        size = len(block)
+        if size % _REST_ROWS:
+            padded = block.new_zeros(size + -size % _REST_ROWS, block.shape[1])
+            padded[:size] = block
+            block = padded
+        block_out.copy_(multiply(block, weight, bias, "none", [], "")[:size])
+    return out
 
 
 def _multiply(x: Tensor, matrix: Tensor, bias: Tensor | None, out: Tensor) -> None:
