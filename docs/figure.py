@@ -37,7 +37,7 @@ def main() -> None:
     axes = middle.subplots()
     axes.axvspan(gap["target"] - gap["margin"], gap["target"] + gap["margin"], color=BAND, lw=0)
     axes.axhline(energy["below"], color=GREY, lw=1, ls="--")
-    names = list(targets)
+    names = history["objectives"].tolist()
     first = history["values"][0]
     start = [first[:, names.index(name)] for name in ("band_gap", "formation_energy")]
     axes.scatter(*start, 9, GREY, label="first step")
