@@ -43,6 +43,10 @@ def test_names_of_properties_are_distinct() -> None:
     assert second.properties[0].unit == "eV"
     with pytest.raises(ValueError, match="predictor shifted is there twice; name each model once"):
         distinct_properties([AnalyticPredictor(), Shifted(), Shifted(0.1)])
+    with pytest.raises(ValueError, match="predictor analytic is there twice; name each model once"):
+        distinct_properties([AnalyticPredictor(), AnalyticPredictor()])
+    halves = [Selected(Shifted(), {name: name}) for name in ("band_gap", "formation_energy")]
+    assert distinct_properties(halves) == halves
 
 
 def test_every_predictor_of_a_property_has_an_opinion() -> None:

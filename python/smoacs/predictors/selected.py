@@ -91,11 +91,11 @@ def distinct_properties(predictors: Sequence[Predictor]) -> list[Predictor]:
     taken: set[str] = set()
     distinct = []
     for predictor in predictors:
-        names = {p.name: p.name for p in predictor.properties}
-        names |= {name: seen_by(predictor.name, name) for name in names if name in taken}
-        if taken.intersection(names.values()):
+        full = {p.name: seen_by(predictor.name, p.name) for p in predictor.properties}
+        if taken.intersection(full.values()):
             raise ValueError(f"predictor {predictor.name} is there twice; name each model once")
-        taken.update(names.values())
+        names = {name: full[name] if name in taken else name for name in full}
+        taken.update(names, full.values())
         same = all(old == new for old, new in names.items())
         distinct.append(predictor if same else Selected(predictor, names))
     return distinct
