@@ -6,6 +6,7 @@
 namespace smoacs::bindings {
 
 void bind_layers(pybind11::module_& m);
+void bind_matrix_product(pybind11::module_& m);
 void bind_neighbors(pybind11::module_& m);
 void bind_steps(pybind11::module_& m);
 void bind_resample(pybind11::module_& m);

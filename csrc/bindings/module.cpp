@@ -58,6 +58,7 @@ PYBIND11_MODULE(_native, m) {
     // fetched anew, page by page, for the next.
     smoacs::cpu::keep_freed_memory(false);
     smoacs::bindings::bind_layers(m);
+    smoacs::bindings::bind_matrix_product(m);
     smoacs::bindings::bind_neighbors(m);
     smoacs::bindings::bind_steps(m);
     smoacs::bindings::bind_resample(m);

@@ -13,7 +13,6 @@ from torch.nn import functional
 
 from smoacs.predictors.layers import (
     Gaussians,
-    batched_product,
     crystal_index,
     elu,
     gaussians,
@@ -88,31 +87,6 @@ def test_rows_of_linear_do_not_depend_on_their_number(
             assert torch.equal(grad, all_grad[start:stop])
     finally:
         torch.set_num_threads(before)
-
-
-@pytest.mark.parametrize("dtype", DTYPES)
-@pytest.mark.parametrize(
-    ("m", "k", "n"), [(5, 16, 5), (7, 16, 7), (5, 5, 16), (19, 6, 19), (1, 1, 1)]
-)
-def test_batched_products_equal_torch_and_do_not_depend_on_their_number(
-    dtype: torch.dtype, m: int, k: int, n: int
-) -> None:
-    a, b = random(40, m, k, dtype=dtype), random(40, k, n, dtype=dtype, seed=1)
-    seed = random(40, m, n, dtype=dtype, seed=2)
-
-    def results(
-        function: Callable[[Tensor, Tensor], Tensor], part: slice = slice(None)
-    ) -> tuple[Tensor, ...]:
-        leaves = [x[part].clone().requires_grad_() for x in (a, b)]
-        out = function(*leaves)
-        return out.detach(), *torch.autograd.grad(out, leaves, seed[part])
-
-    whole = results(batched_product)
-    for mine, theirs in zip(whole, results(torch.bmm), strict=True):
-        torch.testing.assert_close(mine, theirs)
-    for part in (slice(0, 1), slice(3, 4), slice(6, 13), slice(9, 40)):
-        for mine, expected in zip(results(batched_product, part), whole, strict=True):
-            assert torch.equal(mine, expected[part])
 
 
 @pytest.mark.parametrize("dtype", DTYPES)

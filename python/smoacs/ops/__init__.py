@@ -5,6 +5,7 @@ from smoacs.ops.gated_messages import Incidence, gated_messages
 from smoacs.ops.interpolation import interpolate
 from smoacs.ops.line_graph import LineGraph, line_graph
 from smoacs.ops.masked_softmax import PackedMask, masked_softmax, pack_mask
+from smoacs.ops.matrix_product import matrix_product
 from smoacs.ops.memory import kept_memory
 from smoacs.ops.neighbors import NeighborList, neighbor_list
 from smoacs.ops.norm_silu import norm_silu
@@ -21,6 +22,7 @@ __all__ = [
     "kept_memory",
     "line_graph",
     "masked_softmax",
+    "matrix_product",
     "neighbor_list",
     "norm_silu",
     "pack_mask",

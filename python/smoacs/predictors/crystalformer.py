@@ -16,7 +16,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from smoacs.crystals import N_ELEMENTS, CrystalBatch
-from smoacs.ops import NeighborList
+from smoacs.ops import NeighborList, matrix_product
 from smoacs.predictors.base import GraphSpec
 from smoacs.predictors.crystalformer_attention import lattice_attention
 from smoacs.predictors.crystalformer_terms import (
@@ -25,7 +25,7 @@ from smoacs.predictors.crystalformer_terms import (
     LatticeTerms,
     images_in_box,
 )
-from smoacs.predictors.layers import Linear, batched_product, crystal_index, elu, linear, sum_at
+from smoacs.predictors.layers import Linear, crystal_index, elu, linear, sum_at
 
 
 @dataclass(frozen=True)
@@ -137,8 +137,7 @@ class _Attention(nn.Module):
             self.centers,
             self._radial_width,
         )
-        projections = zip(radial.unbind(1), self.pe_dist_proj[0], strict=True)
-        positions = torch.stack([linear(r, p) for r, p in projections], dim=1)
+        positions = matrix_product(radial.transpose(0, 1), self.pe_dist_proj[0].mT).transpose(0, 1)
         values = _pair_sums(weights, v, terms.pairs) + positions
         return self.out_proj(values.flatten(1))
 
@@ -279,7 +278,7 @@ def _pair_products(q: Tensor, k: Tensor, pairs: AtomPairs) -> Tensor:
     products = []
     for row, column in zip(rows, pairs.grouped(k), strict=True):
         columns = column.permute(0, 2, 3, 1).flatten(0, 1)
-        product = batched_product(row.transpose(1, 2).flatten(0, 1), columns)
+        product = matrix_product(row.transpose(1, 2).flatten(0, 1), columns)
         products.append(product.unflatten(0, (-1, heads)).permute(0, 2, 3, 1).reshape(-1, heads))
     return torch.cat(products)
 
@@ -293,6 +292,6 @@ def _pair_sums(weights: Tensor, v: Tensor, pairs: AtomPairs) -> Tensor:
     for value, part in zip(values, parts, strict=True):
         n = value.shape[1]
         weight = part.view(-1, n, n, heads).permute(0, 3, 1, 2).flatten(0, 1)
-        total = batched_product(weight, value.transpose(1, 2).flatten(0, 1))
+        total = matrix_product(weight, value.transpose(1, 2).flatten(0, 1))
         sums.append(total.unflatten(0, (-1, heads)).transpose(1, 2).flatten(0, 1))
     return torch.empty_like(v).index_copy(0, pairs.sites, torch.cat(sums))

@@ -13,6 +13,7 @@ import torch
 from torch import Tensor
 from torch.autograd.function import once_differentiable
 
+from smoacs.ops import matrix_product
 from smoacs.predictors.crystalformer_terms import Block, LatticeTerms
 from smoacs.predictors.layers import Gaussians, sum_at
 
@@ -93,7 +94,7 @@ class _LatticeAttention(torch.autograd.Function):
             basis = basis_of(lengths[block.slots].view(weight.shape[:2]))
             total = weight.sum(1)
             norm[block.atoms] = total
-            radial[block.atoms] = torch.bmm(weight.transpose(1, 2), basis).div_(total[:, :, None])
+            radial[block.atoms] = matrix_product(weight.mT, basis).div_(total[:, :, None])
             weights.index_add_(0, terms.pair[block.slots], weight.view(-1, heads))
         weights = weights[:-1] / norm.index_select(0, terms.pairs.first)
         ctx.save_for_backward(pair_logits, decay, lengths, squares, centers, norm, weights, radial)
@@ -126,12 +127,12 @@ class _LatticeAttention(torch.autograd.Function):
             pair = terms.pair[block.slots]
             weight = _weights(block, logits, decay, squares, terms)
             length = lengths[block.slots].view(weight.shape[:2])
-            products = torch.bmm(basis_of(length), slopes[block.atoms])
+            products = matrix_product(basis_of(length), slopes[block.atoms])
             inner = products[:, :, :heads]
             grad = outer.index_select(0, pair).view(weight.shape).add_(inner).mul_(weight)
             grad_logits.index_add_(0, pair, grad.view(-1, heads))
             square = squares[block.slots].view(length.shape)[:, :, None]
-            grad_decay[block.atoms] = torch.bmm(grad.transpose(1, 2), square)[:, :, 0]
+            grad_decay[block.atoms] = matrix_product(grad.mT, square)[:, :, 0]
             if grad_lengths is not None and grad_squares is not None:
                 moment = products[:, :, heads:]
                 slope = moment.addcmul_(inner, length[:, :, None], value=-1).mul_(weight)

@@ -12,25 +12,16 @@ functions of this module avoid all that, forward and backward. On a GPU they mak
 from __future__ import annotations
 
 import math
-from functools import cache
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 from torch.autograd.function import once_differentiable
-from torch.nn import functional
 
-# A multiple of the row blocks (4 to 48) of torch's own matrix products.
-_ROW_BLOCK = 96
-# oneDNN keeps about half a megabyte for every number of rows that it has seen, for good. So it
-# sees few: this one, and for what is left over multiples of the smaller one.
-_BLOCK_ROWS, _REST_ROWS = 2048, 128
-# For so many rows it pays to bring a weight into oneDNN's own order first.
-_PACKED_ROWS = 4096
+from smoacs.ops import matrix_product
+
 _SOFTPLUS_LINEAR = 20.0
-# Numbers in the widest vector register (64 bytes).
-_ALIGNMENT = 16
-# Two such registers are what a loop over elements takes at once; a thread gets at least a grain.
+# Numbers that a loop over elements takes at once; a thread gets at least a grain.
 _LOOP_STEP = 32
 _GRAIN = 2**15
 
@@ -48,11 +39,7 @@ def linear(x: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
     -------
     Tensor (N, out)
     """
-    if x.device.type != "cpu":
-        return functional.linear(x, weight, bias)
-    if x.shape[1] % 2:  # rows of odd length begin at odd places, where doubles round differently
-        x, weight = functional.pad(x, (0, 1)), functional.pad(weight, (0, 1))
-    return _Linear.apply(x, weight, bias)
+    return matrix_product(x, weight.t(), bias)
 
 
 class Linear(nn.Linear):
@@ -61,21 +48,6 @@ class Linear(nn.Linear):
     def forward(self, x: Tensor) -> Tensor:
         """Map (N, in) to (N, out)."""
         return linear(x, self.weight, self.bias)
-
-
-def batched_product(a: Tensor, b: Tensor) -> Tensor:
-    """Products of pairs of small matrices, each bitwise independent of the others.
-
-    Parameters
-    ----------
-    a : Tensor (N, m, k), float
-    b : Tensor (N, k, n), float
-
-    Returns
-    -------
-    Tensor (N, m, n)
-    """
-    return _BatchedProduct.apply(a, b)
 
 
 def sigmoid(x: Tensor) -> Tensor:
@@ -169,77 +141,6 @@ def crystal_index(ptr: Tensor, n_sites: int) -> Tensor:
     )
 
 
-def _product(x: Tensor, matrix: Tensor, bias: Tensor | None = None) -> Tensor:
-    """``x @ matrix + bias``; no row depends on how many there are."""
-    if x.dtype == torch.float32 and _has_onednn():
-        return _onednn_product(x.contiguous(), matrix, bias)
-    rows, columns = x.shape[0], matrix.shape[1]
-    out = x.new_empty(rows, columns)
-    whole = rows - rows % _ROW_BLOCK
-    if whole > 0:
-        _multiply(x[:whole], matrix, bias, out[:whole])
-    if whole < rows:
-        block = x.new_zeros(_ROW_BLOCK, x.shape[1])
-        block[: rows - whole] = x[whole:]
-        block_out = x.new_empty(_ROW_BLOCK, columns)
-        _multiply(block, matrix, bias, block_out)
-        out[whole:] = block_out[: rows - whole]
-    return out
-
-
-@cache
-def _has_onednn() -> bool:
-    """Whether oneDNN has kernels for this processor: x86 with AVX2 or AVX-512."""
-    return torch.backends.mkldnn.is_available() and (
-        torch.backends.cpu.get_cpu_capability() in ("AVX2", "AVX512")
-    )
-
-
-def _onednn_product(x: Tensor, matrix: Tensor, bias: Tensor | None) -> Tensor:
-    """The product by oneDNN: with AVX-512 also on AMD, where the MKL of torch.mm uses none."""
-    rows, columns = x.shape[0], matrix.shape[1]
-    weight = matrix.t()
-    if not (weight.is_contiguous() or matrix.is_contiguous()):
-        weight = weight.contiguous()  # parts of a weight would get to a loop that is not optimised
-    if rows >= _PACKED_ROWS:
-        weight = torch.ops.mkldnn._reorder_linear_weight(weight)
-    multiply = torch.ops.mkldnn._linear_pointwise.default
-    out = x.new_empty(rows, columns)
-    for block, block_out in zip(x.split(_BLOCK_ROWS), out.split(_BLOCK_ROWS), strict=True):
-        size = len(block)
-        if size % _REST_ROWS:
-            padded = block.new_zeros(size + -size % _REST_ROWS, block.shape[1])
-            padded[:size] = block
-            block = padded
-        block_out.copy_(multiply(block, weight, bias, "none", [], "")[:size])
-    return out
-
-
-def _multiply(x: Tensor, matrix: Tensor, bias: Tensor | None, out: Tensor) -> None:
-    if bias is None:
-        torch.mm(x, matrix, out=out)
-    else:
-        torch.addmm(bias, x, matrix, out=out)
-
-
-class _Linear(torch.autograd.Function):
-    @staticmethod
-    def forward(ctx: Any, x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
-        ctx.save_for_backward(x if ctx.needs_input_grad[1] else None, weight)
-        return _product(x, weight.t(), bias)
-
-    @staticmethod
-    @once_differentiable
-    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
-        x, weight = ctx.saved_tensors
-        grad = grad.contiguous()
-        return (
-            _product(grad, weight) if ctx.needs_input_grad[0] else None,
-            grad.t() @ x if ctx.needs_input_grad[1] else None,
-            grad.sum(0) if ctx.needs_input_grad[2] else None,
-        )
-
-
 def _whole_shares(count: int) -> int:
     """Count of elements, enlarged so that torch gives each thread a multiple of a loop's step."""
     while True:
@@ -248,30 +149,6 @@ def _whole_shares(count: int) -> int:
         if excess == 0:
             return count
         count += excess
-
-
-def _aligned(x: Tensor) -> Tensor:
-    """Contiguous matrices, enlarged by zeros so that each begins at a whole vector register."""
-    rows, columns = x.shape[1:]
-    missing = -columns % _ALIGNMENT, -rows % _ALIGNMENT
-    return (functional.pad(x, (0, missing[0], 0, missing[1])) if any(missing) else x).contiguous()
-
-
-def _products(a: Tensor, b: Tensor) -> Tensor:
-    return torch.bmm(_aligned(a), _aligned(b))[:, : a.shape[1], : b.shape[2]]
-
-
-class _BatchedProduct(torch.autograd.Function):
-    @staticmethod
-    def forward(ctx: Any, a: Tensor, b: Tensor) -> Tensor:
-        ctx.save_for_backward(a, b)
-        return _products(a, b)
-
-    @staticmethod
-    @once_differentiable
-    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor, Tensor]:
-        a, b = ctx.saved_tensors
-        return _products(grad, b.transpose(1, 2)), _products(a.transpose(1, 2), grad)
 
 
 def _logistic(x: Tensor) -> Tensor:
