@@ -7,12 +7,13 @@
 
 namespace smoacs {
 
-// Beyond the largest exponent it stays as it is there; NaN gives NaN.
+// 1 / (1 + exp(-x)). Beyond the largest power it stays as it is there; NaN gives NaN.
 template <typename T>
 SMOACS_HD T sigmoid(T x) {
-    const T most = kLargestExponent<T>;
-    const T above = -most > x ? -most : x;
-    return T(1) / (T(1) + exp_normal(-(most < above ? most : above)));
+    const T power = x * T(-1.4426950408889634);
+    const T most = kLargestPower<T>;
+    const T above = -most > power ? -most : power;
+    return T(1) / (T(1) + exp2_normal(most < above ? most : above));
 }
 
 // Slope of sigmoid where its value is `gate`.

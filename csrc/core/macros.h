@@ -25,10 +25,15 @@
 // Put before a function that holds a hot loop: the compiler makes one copy per instruction set and
 // the loader picks the best at run time. It must sit on the function with the loop itself, because
 // the body of an OpenMP region is compiled as a function of its own. The sanitizers cannot run
-// before the loader has made that choice, so they get the plain function.
+// before the loader has made that choice, so they get the plain function. (v3 is AVX2 with fused
+// multiply-adds, v4 AVX-512.)
 #if defined(__x86_64__) && defined(__GNUC__) && !defined(__clang__) && !defined(__CUDACC__) && \
     !defined(SMOACS_SANITIZE)
-#define SMOACS_CLONES __attribute__((target_clones("avx512f", "avx2", "default")))
+#if __GNUC__ >= 12
+#define SMOACS_CLONES __attribute__((target_clones("arch=x86-64-v4", "arch=x86-64-v3", "default")))
+#else
+#define SMOACS_CLONES __attribute__((target_clones("avx512f", "default")))
+#endif
 #else
 #define SMOACS_CLONES
 #endif

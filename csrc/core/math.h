@@ -18,95 +18,64 @@ SMOACS_HD To bit_cast(From from) {
     return to;
 }
 
-// exp(x) for |x| <= 87 with a relative error below 1e-7.
-//
-// x is split into n ln 2 + r with |r| <= ln 2 / 2, where the polynomial of degree 6 with the
-// smallest relative error, among those that begin with 1 + r, is good to 4e-9.
-SMOACS_HD float exp_normal(float x) {
-    // Adding 1.5 * 2^23 rounds to an integer, which is then in the low bits of the sum.
-    const float shift = 12582912.0f;
-    const float shifted = x * 1.44269504f + shift;
-    const float n = shifted - shift;
-    // ln 2 in two parts: n times the first is exact.
-    const float r = (x - n * 0.693359375f) + n * 2.12194440e-4f;
-    float p = r * 1.38145e-3f + 8.36875e-3f;
-    p = p * r + 4.166839e-2f;
-    p = p * r + 0.1666652f;
-    p = p * r + 0.49999993f;
-    p = (p * r) * r + r + 1.0f;
-    // The exponent field of 2^n; the other bits of `shifted` are shifted out.
-    const float power = bit_cast<float>((bit_cast<std::uint32_t>(shifted) << 23) + 0x3f800000u);
-    return p * power;
+// a b + c, rounded once: the same everywhere, and one instruction where the processor has it.
+SMOACS_HD float multiply_add(float a, float b, float c) {
+    return fmaf(a, b, c);
 }
 
-// The same for |x| <= 708 with a relative error below 3e-16. The Taylor polynomial of degree 13 is
-// good to 4e-18.
-SMOACS_HD double exp_normal(double x) {
-    const double shift = 6755399441055744.0;  // 1.5 * 2^52
-    const double shifted = x * 1.4426950408889634 + shift;
-    const double n = shifted - shift;
-    const double r = (x - n * 6.93147180369123816490e-01) - n * 1.90821492927058770002e-10;
-    double p = r * (1.0 / 6227020800) + (1.0 / 479001600);
-    p = p * r + (1.0 / 39916800);
-    p = p * r + (1.0 / 3628800);
-    p = p * r + (1.0 / 362880);
-    p = p * r + (1.0 / 40320);
-    p = p * r + (1.0 / 5040);
-    p = p * r + (1.0 / 720);
-    p = p * r + (1.0 / 120);
-    p = p * r + (1.0 / 24);
-    p = p * r + (1.0 / 6);
-    p = p * r + 0.5;
-    p = (p * r) * r + r + 1.0;
-    const double power =
-        bit_cast<double>((bit_cast<std::uint64_t>(shifted) << 52) + 0x3ff0000000000000u);
-    return p * power;
+SMOACS_HD double multiply_add(double a, double b, double c) {
+    return fma(a, b, c);
 }
 
-// Where exp_normal ends.
+// Largest |x| for which exp2_normal holds.
 template <typename T>
-constexpr T kLargestExponent = sizeof(T) == sizeof(float) ? T(87) : T(708);
+constexpr T kLargestPower = sizeof(T) == sizeof(float) ? T(125.5) : T(1021.5);
 
-// 2^x for x from -125.5 to 0 with a relative error below 1e-7; 0 below (minus infinity included).
+// 2^x for |x| <= 125.5 with a relative error below 1e-7.
 //
 // x is split into n + f with |f| <= 1/2, where the polynomial of degree 6 with the smallest
 // relative error, among those that begin with 1, is good to 2e-9.
-SMOACS_HD float exp2_nonpositive(float x) {
-    const float shift = 12582912.0f;  // as above
+SMOACS_HD float exp2_normal(float x) {
+    // Adding 1.5 * 2^23 rounds to an integer, which is then in the low bits of the sum.
+    const float shift = 12582912.0f;
     const float shifted = x + shift;
     const float f = x - (shifted - shift);
-    float p = f * 1.5353562e-4f + 1.3398874e-3f;
-    p = p * f + 9.618437e-3f;
-    p = p * f + 5.5503324e-2f;
-    p = p * f + 0.24022648f;
-    p = p * f + 0.6931472f;
-    p = p * f + 1.0f;
-    const float power = bit_cast<float>((bit_cast<std::uint32_t>(shifted) << 23) + 0x3f800000u);
-    return x < -125.5f ? 0.0f : p * power;
+    float p = multiply_add(f, 1.5353562e-4f, 1.3398874e-3f);
+    p = multiply_add(p, f, 9.618437e-3f);
+    p = multiply_add(p, f, 5.5503324e-2f);
+    p = multiply_add(p, f, 0.24022648f);
+    p = multiply_add(p, f, 0.6931472f);
+    p = multiply_add(p, f, 1.0f);
+    // n is added to the exponent field; the other bits of `shifted` are shifted out.
+    return bit_cast<float>(bit_cast<std::uint32_t>(p) + (bit_cast<std::uint32_t>(shifted) << 23));
 }
 
-// The same for x from -1021.5 to 0 with a relative error below 3e-16. The Taylor polynomial of
-// degree 13 is good to 4e-18.
-SMOACS_HD double exp2_nonpositive(double x) {
-    const double shift = 6755399441055744.0;
+// The same for |x| <= 1021.5 with a relative error below 3e-16. The Taylor polynomial of degree 13
+// is good to 4e-18.
+SMOACS_HD double exp2_normal(double x) {
+    const double shift = 6755399441055744.0;  // 1.5 * 2^52
     const double shifted = x + shift;
     const double f = x - (shifted - shift);
-    double p = f * 1.3691488853904128e-12 + 2.5678435993488206e-11;
-    p = p * f + 4.4455382718708116e-10;
-    p = p * f + 7.054911620801123e-09;
-    p = p * f + 1.01780860092397e-07;
-    p = p * f + 1.321548679014431e-06;
-    p = p * f + 1.5252733804059841e-05;
-    p = p * f + 0.0001540353039338161;
-    p = p * f + 0.0013333558146428443;
-    p = p * f + 0.009618129107628477;
-    p = p * f + 0.05550410866482158;
-    p = p * f + 0.24022650695910072;
-    p = p * f + 0.6931471805599453;
-    p = p * f + 1.0;
-    const double power =
-        bit_cast<double>((bit_cast<std::uint64_t>(shifted) << 52) + 0x3ff0000000000000u);
-    return x < -1021.5 ? 0.0 : p * power;
+    double p = multiply_add(f, 1.3691488853904128e-12, 2.5678435993488206e-11);
+    p = multiply_add(p, f, 4.4455382718708116e-10);
+    p = multiply_add(p, f, 7.054911620801123e-09);
+    p = multiply_add(p, f, 1.01780860092397e-07);
+    p = multiply_add(p, f, 1.321548679014431e-06);
+    p = multiply_add(p, f, 1.5252733804059841e-05);
+    p = multiply_add(p, f, 0.0001540353039338161);
+    p = multiply_add(p, f, 0.0013333558146428443);
+    p = multiply_add(p, f, 0.009618129107628477);
+    p = multiply_add(p, f, 0.05550410866482158);
+    p = multiply_add(p, f, 0.24022650695910072);
+    p = multiply_add(p, f, 0.6931471805599453);
+    p = multiply_add(p, f, 1.0);
+    return bit_cast<double>(bit_cast<std::uint64_t>(p) + (bit_cast<std::uint64_t>(shifted) << 52));
+}
+
+// 2^x for x <= 0, which is 0 from the lowest power on (minus infinity included).
+template <typename T>
+SMOACS_HD T exp2_nonpositive(T x) {
+    return x < -kLargestPower<T> ? T(0) : exp2_normal(x);
 }
 
 // log(x) for normal numbers x > 0, to about one unit in the last place.
