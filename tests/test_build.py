@@ -6,6 +6,7 @@ import struct
 import subprocess
 import sys
 from pathlib import Path
+from threading import Thread
 
 import pytest
 import torch
@@ -72,6 +73,20 @@ def test_threads_follow_torch():
         torch.set_num_threads(3)
         expected = 3 if helpers.build_info()["openmp"] else 1
         assert helpers.kernels().get_num_threads() == expected
+    finally:
+        torch.set_num_threads(threads)
+
+
+def test_each_thread_has_its_own_number_of_threads():
+    threads = torch.get_num_threads()
+    try:
+        torch.set_num_threads(3)
+        kernels = helpers.kernels()
+        expected = kernels.get_num_threads()
+        other = Thread(target=lambda: (torch.set_num_threads(1), helpers.kernels()))
+        other.start()
+        other.join()
+        assert kernels.get_num_threads() == expected
     finally:
         torch.set_num_threads(threads)
 

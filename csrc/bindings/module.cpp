@@ -50,7 +50,7 @@ PYBIND11_MODULE(_native, m) {
     m.doc() = "Compiled kernels of smoacs; use smoacs.ops instead.";
     m.def("build_info", &build_info, "What this module was built with and what the CPU offers.");
     m.def("set_num_threads", &smoacs::cpu::set_num_threads, py::arg("n"),
-          "Threads of later CPU kernels; n < 1 restores OpenMP's default.");
+          "Threads of CPU kernels that this thread calls later; n < 1 restores OpenMP's default.");
     m.def("get_num_threads", [] { return smoacs::cpu::num_threads(); }, "Threads of CPU kernels.");
     m.def("keep_freed_memory", &smoacs::cpu::keep_freed_memory, py::arg("keep"),
           "Whether freed memory stays with the process.");

@@ -27,12 +27,13 @@ constexpr std::int64_t kLargeCrystal = 2048;
 constexpr std::int64_t kBlock = 256;
 constexpr std::int64_t kSitesPerGroup = 64;
 
-// Calls work(i) for i < n on several threads; rethrows the exception of the lowest i.
+// Calls work(i) for i < n on up to `threads` threads; rethrows the exception of the lowest i.
 template <typename Work>
-void for_all(std::int64_t n, Work&& work) {
+void for_all(std::int64_t n, std::int64_t threads, Work&& work) {
+    const auto team = static_cast<int>(std::clamp<std::int64_t>(n, 1, threads));
     std::int64_t failed = n;
     std::exception_ptr error;
-#pragma omp parallel for schedule(dynamic) num_threads(num_threads(n)) if (n > 1)
+#pragma omp parallel for schedule(dynamic) num_threads(team) if (n > 1)
     for (std::int64_t i = 0; i < n; ++i) {
         try {
             work(i);
@@ -382,9 +383,10 @@ NeighborSearch::NeighborSearch(const Crystals<T>& crystals, const NeighborQuery&
     : site_ptr_(crystals.ptr, crystals.ptr + crystals.n_crystals + 1) {
     const std::vector<Group> groups = group_crystals(site_ptr_);
     const auto n_groups = static_cast<std::int64_t>(groups.size());
-    for (int t = 0; t < num_threads(); ++t) workers_.push_back(worker_pool().take());
+    const int threads = num_threads();
+    for (int t = 0; t < threads; ++t) workers_.push_back(worker_pool().take());
     found_.resize(n_sites());
-    for_all(n_groups, [&](std::int64_t g) {
+    for_all(n_groups, threads, [&](std::int64_t g) {
         if (groups[g].is_large()) return;
         Worker& worker = *workers_[thread_number()];
         for (std::int64_t c = groups[g].first; c < groups[g].last; ++c) {
@@ -405,7 +407,8 @@ NeighborSearch::NeighborSearch(const Crystals<T>& crystals, const NeighborQuery&
         search.load(crystals, group.first, query);
         search.find(
             [&](auto&& work) {
-                for_all((group.n_sites + kBlock - 1) / kBlock, [&](std::int64_t block) {
+                const std::int64_t n_blocks = (group.n_sites + kBlock - 1) / kBlock;
+                for_all(n_blocks, threads, [&](std::int64_t block) {
                     const std::int64_t first = block * kBlock;
                     const std::int64_t last = std::min(group.n_sites, first + kBlock);
                     Worker& worker = *workers_[thread_number()];

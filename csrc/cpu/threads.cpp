@@ -1,7 +1,6 @@
 #include "cpu/threads.h"
 
 #include <algorithm>
-#include <atomic>
 #ifdef _OPENMP
 #include <omp.h>
 #endif
@@ -9,7 +8,7 @@
 namespace smoacs::cpu {
 
 namespace {
-std::atomic<int> requested{0};
+thread_local int requested = 0;
 }
 
 void set_num_threads(int n) {
@@ -18,8 +17,7 @@ void set_num_threads(int n) {
 
 int num_threads() {
 #ifdef _OPENMP
-    const int n = requested;
-    return n > 0 ? n : omp_get_max_threads();
+    return requested > 0 ? requested : omp_get_max_threads();
 #else
     return 1;
 #endif

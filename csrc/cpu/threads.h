@@ -1,11 +1,13 @@
-// Number of OpenMP threads that the CPU kernels use.
+// Number of OpenMP threads that the CPU kernels use. Like torch's it belongs to the calling thread:
+// kernels ask for it there, before their parallel regions, whose threads know nothing of it.
 #pragma once
 
 #include <cstdint>
 
 namespace smoacs::cpu {
 
-// Sets the number of threads of later kernel calls; n < 1 restores OpenMP's own default.
+// Sets the number of threads of later kernel calls from this thread; n < 1 restores OpenMP's own
+// default.
 void set_num_threads(int n);
 
 // Threads that a kernel with `work` independent pieces should use: at least 1.

@@ -3,6 +3,8 @@ from __future__ import annotations
 import itertools
 import json
 import lzma
+import threading
+import time
 from collections import Counter
 
 import numpy as np
@@ -352,6 +354,31 @@ def test_batch_and_threads_do_not_matter(rule):
         torch.testing.assert_close(alone.dst[edges] - crystals.ptr[c], one.dst)
         torch.testing.assert_close(alone.shift[edges], one.shift)
         torch.testing.assert_close(alone.distance[edges], one.distance, rtol=0, atol=0)
+
+
+def test_python_threads_keep_their_number_of_threads():
+    """A call with many threads, begun while one with few is at work, is none of its concern."""
+    big = random_cell_of(6000, seed=14, scale=41.0)
+    threads, stop, sound = torch.get_num_threads(), time.monotonic() + 2, []
+
+    def search(cell: Cells, n: int, pause: float) -> None:
+        wanted = neighbor_list(*cell, cutoff=CUTOFF).dst
+        torch.set_num_threads(n)
+        while time.monotonic() < stop:
+            assert torch.equal(neighbor_list(*cell, cutoff=CUTOFF).dst, wanted)
+            time.sleep(pause)
+        sound.append(n)
+
+    arguments = ((big, 1, 0.0), (CUBIC, 6, 1e-3))
+    searches = [threading.Thread(target=search, args=some) for some in arguments]
+    try:
+        for thread in searches:
+            thread.start()
+        for thread in searches:
+            thread.join()
+    finally:
+        torch.set_num_threads(threads)
+    assert sorted(sound) == [1, 6]
 
 
 def test_gradients_are_cut_and_strides_do_not_matter():
