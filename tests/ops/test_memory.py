@@ -5,6 +5,7 @@ from __future__ import annotations
 import platform
 import resource
 import sys
+import threading
 
 import pytest
 import torch
@@ -40,3 +41,25 @@ def test_an_error_ends_it_too() -> None:
         raise RuntimeError("stop")
     pages_fetched()
     assert pages_fetched() > 0
+
+
+def enter_and_leave() -> None:
+    with kept_memory():
+        pages_fetched(1)
+
+
+@pytest.mark.skipif(not GLIBC, reason="other C libraries decide for themselves")
+@pytest.mark.parametrize("threaded", [False, True])
+def test_it_lasts_until_the_last_block_ends(threaded) -> None:
+    smaller = NUMBERS // 2
+    with kept_memory():
+        if threaded:
+            other = threading.Thread(target=enter_and_leave)
+            other.start()
+            other.join()
+        else:
+            enter_and_leave()
+        pages_fetched()
+        kept = pages_fetched(smaller)
+    pages_fetched()
+    assert kept < pages_fetched(smaller) / 4
