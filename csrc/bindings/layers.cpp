@@ -1,10 +1,12 @@
 // What graph networks do around their matrix products. With a stream, addresses are on the device.
 #include <pybind11/pybind11.h>
 
+#include <array>
 #include <string>
 
 #include "bindings/bindings.h"
 #include "bindings/checks.h"
+#include "cpu/convolution.h"
 #include "cpu/gated_messages.h"
 #include "cpu/interpolation.h"
 #include "cpu/norm_silu.h"
@@ -96,6 +98,71 @@ void group_rows(std::int64_t n_rows, std::int64_t n_groups, Address group, Addre
     cpu::group_rows(pointer<const std::int64_t>(group, n_rows, "group"), n_rows, n_groups,
                     pointer<std::int64_t>(rows, n_rows, "rows"),
                     pointer<std::int64_t>(start, n_groups + 1, "start"));
+}
+
+// --- Convolution ---------------------------------------------------------------------------------
+
+// Weight and bias of the five maps in the order of cpu::ConvolutionLayer, of the nodes' norm and of
+// the edges'.
+struct LayerInputs {
+    std::array<Address, 14> weights;
+    bool standardize;
+    double norm_eps, eps;
+
+    template <typename T>
+    cpu::ConvolutionLayer<T> layer(std::int64_t f) const {
+        const auto weight = [&](int i, std::int64_t size) {
+            return pointer<const T>(weights[i], size, "weights");
+        };
+        const auto map = [&](int i) -> cpu::LinearMap<T> {
+            return {weight(2 * i, f * f), weight(2 * i + 1, f)};
+        };
+        const auto norm = [&](int i) -> cpu::Norm<T> {
+            return {standardize, static_cast<T>(norm_eps), weight(2 * i, f), weight(2 * i + 1, f)};
+        };
+        return {map(0), map(1), map(2), map(3), map(4), norm(5), norm(6), static_cast<T>(eps)};
+    }
+};
+
+void require_cpu(const Stream& stream) {
+    require(!stream, "convolutions in one operation run on the CPU only");
+}
+
+void convolution(const EdgeEnds& ends, const LayerInputs& in, Address x, Address y, Address x_out,
+                 std::optional<Address> y_out, Address logits, Address values, Address mean,
+                 Address norm, Address hidden, const std::string& dtype, const Stream& stream) {
+    require_cpu(stream);
+    const std::int64_t of_edges = ends.n_edges * ends.n_features;
+    const std::int64_t of_nodes = ends.n_nodes * ends.n_features;
+    with_float_type(dtype, [&](auto zero) {
+        using T = decltype(zero);
+        cpu::convolution<T>(
+            {ends, in.layer<T>(ends.n_features), pointer<const T>(x, of_nodes, "x"),
+             pointer<const T>(y, of_edges, "y"), pointer<T>(x_out, of_nodes, "x_out"),
+             y_out ? pointer<T>(*y_out, of_edges, "y_out") : nullptr,
+             pointer<T>(logits, of_edges, "logits"), pointer<T>(values, of_nodes, "values"),
+             pointer<T>(mean, of_nodes, "mean"), pointer<T>(norm, of_nodes, "norm"),
+             pointer<T>(hidden, of_nodes, "hidden")});
+    });
+}
+
+void convolution_backward(const EdgeEnds& ends, const LayerInputs& in, Address logits,
+                          Address values, Address mean, Address norm, Address hidden,
+                          Address grad_x_out, std::optional<Address> grad_y_out, Address grad_x,
+                          Address grad_y, const std::string& dtype, const Stream& stream) {
+    require_cpu(stream);
+    const std::int64_t of_edges = ends.n_edges * ends.n_features;
+    const std::int64_t of_nodes = ends.n_nodes * ends.n_features;
+    with_float_type(dtype, [&](auto zero) {
+        using T = decltype(zero);
+        cpu::convolution_backward<T>(
+            {ends, in.layer<T>(ends.n_features), pointer<const T>(logits, of_edges, "logits"),
+             pointer<const T>(values, of_nodes, "values"), pointer<const T>(mean, of_nodes, "mean"),
+             pointer<const T>(norm, of_nodes, "norm"), pointer<const T>(hidden, of_nodes, "hidden"),
+             pointer<const T>(grad_x_out, of_nodes, "grad_x_out"),
+             grad_y_out ? pointer<const T>(*grad_y_out, of_edges, "grad_y_out") : nullptr,
+             pointer<T>(grad_x, of_nodes, "grad_x"), pointer<T>(grad_y, of_edges, "grad_y")});
+    });
 }
 
 // --- Normalised SiLU -----------------------------------------------------------------------------
@@ -233,6 +300,19 @@ void bind_layers(py::module_& m) {
           py::arg("grad_values"), py::arg("dtype"), py::arg("stream").none(true), Release());
     m.def("group_rows", &group_rows, py::kw_only(), py::arg("n_rows"), py::arg("n_groups"),
           py::arg("group"), py::arg("rows"), py::arg("start"), Release());
+
+    py::class_<LayerInputs>(m, "ConvolutionLayer")
+        .def(py::init<std::array<Address, 14>, bool, double, double>(), py::kw_only(),
+             py::arg("weights"), py::arg("standardize"), py::arg("norm_eps"), py::arg("eps"));
+    m.def("convolution", &convolution, py::arg("ends"), py::arg("layer"), py::kw_only(),
+          py::arg("x"), py::arg("y"), py::arg("x_out"), py::arg("y_out").none(true),
+          py::arg("logits"), py::arg("values"), py::arg("mean"), py::arg("norm"), py::arg("hidden"),
+          py::arg("dtype"), py::arg("stream").none(true), Release());
+    m.def("convolution_backward", &convolution_backward, py::arg("ends"), py::arg("layer"),
+          py::kw_only(), py::arg("logits"), py::arg("values"), py::arg("mean"), py::arg("norm"),
+          py::arg("hidden"), py::arg("grad_x_out"), py::arg("grad_y_out").none(true),
+          py::arg("grad_x"), py::arg("grad_y"), py::arg("dtype"), py::arg("stream").none(true),
+          Release());
 
     m.attr("STENCIL") = kStencil;
     m.attr("ROWS_PER_CHUNK") = NormGradientJob<double>::kRowsPerChunk;

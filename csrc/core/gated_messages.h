@@ -27,8 +27,16 @@ struct EdgeEnds {
     const std::int64_t *src, *dst;           // (E)
     const std::int64_t *by_src, *first_out;  // (E), (N + 1): edges that start at each node
     const std::int64_t *by_dst, *first_in;   // (E), (N + 1): edges that end at each node
+    // Arrays of features may hold a part of the graph: from these on.
+    std::int64_t first_node = 0, first_edge = 0;
 
     SMOACS_HD bool has(std::int64_t node) const { return node >= 0 && node < n_nodes; }
+    SMOACS_HD std::int64_t row_of_node(std::int64_t n) const {
+        return (n - first_node) * n_features;
+    }
+    SMOACS_HD std::int64_t row_of_edge(std::int64_t e) const {
+        return (e - first_edge) * n_features;
+    }
 };
 
 template <typename T>
@@ -36,7 +44,7 @@ struct MessageJob {
     EdgeEnds ends;
     T eps;
     const T *edge, *src_gate, *dst_gate, *values;  // (E, F), (N, F), (N, F), (N, F)
-    T *logits, *mean, *norm;                       // (E, F), (N, F), (N, F)
+    T *logits, *mean, *norm;                       // (E, F), (N, F), (N, F); logits may be edge
 };
 
 template <typename T>
@@ -45,7 +53,7 @@ struct MessageGradientJob {
     const T *logits, *values, *mean, *norm;
     const T *grad_logits, *grad_mean;  // (E, F), or null for zeros; (N, F)
     T* grad_total;                     // (N, F), scratch
-    T *grad_edge, *grad_src_gate, *grad_dst_gate, *grad_values;
+    T *grad_edge, *grad_src_gate, *grad_dst_gate, *grad_values;  // grad_edge may be grad_logits
 };
 
 // Writes the rows (E, F) of what does not end at a node; each node takes a share of them.
@@ -55,7 +63,7 @@ SMOACS_HD void fill_beyond_nodes(const EdgeEnds& ends, std::int64_t node, std::i
     for (std::int64_t p = ends.first_in[ends.n_nodes] + node; p < ends.n_edges; p += ends.n_nodes) {
         const std::int64_t e = ends.by_dst[p];
         const bool is_padding = ends.src[e] == ends.n_nodes && ends.dst[e] == ends.n_nodes;
-        T* row = rows + e * ends.n_features + first;
+        T* row = rows + ends.row_of_edge(e) + first;
         for (int j = 0; j < width; ++j) row[j] = is_padding ? T(0) : T(NAN);
     }
 }
@@ -64,20 +72,20 @@ template <int Width, typename T>
 SMOACS_HD void gather_messages(const MessageJob<T>& job, std::int64_t node, std::int64_t first,
                                int width) {
     const EdgeEnds& ends = job.ends;
-    const std::int64_t row = node * ends.n_features + first;
+    const std::int64_t row = ends.row_of_node(node) + first;
     const T* __restrict__ dst_gate = job.dst_gate + row;
     T total[Width], norm[Width];
     for (int j = 0; j < width; ++j) total[j] = norm[j] = T(0);
     for (std::int64_t p = ends.first_in[node]; p < ends.first_in[node + 1]; ++p) {
         const std::int64_t e = ends.by_dst[p];
-        const std::int64_t edge_row = e * ends.n_features + first;
-        T* __restrict__ logit = job.logits + edge_row;
+        const std::int64_t edge_row = ends.row_of_edge(e) + first;
+        T* logit = job.logits + edge_row;
         if (!ends.has(ends.src[e])) {
             for (int j = 0; j < width; ++j) logit[j] = total[j] = norm[j] = T(NAN);
             continue;
         }
-        const std::int64_t src_row = ends.src[e] * ends.n_features + first;
-        const T* __restrict__ edge = job.edge + edge_row;
+        const std::int64_t src_row = ends.row_of_node(ends.src[e]) + first;
+        const T* edge = job.edge + edge_row;
         const T* __restrict__ src_gate = job.src_gate + src_row;
         const T* __restrict__ value = job.values + src_row;
         SMOACS_INDEPENDENT
@@ -100,7 +108,7 @@ template <int Width, typename T>
 SMOACS_HD void message_gradients_in(const MessageGradientJob<T>& job, std::int64_t node,
                                     std::int64_t first, int width) {
     const EdgeEnds& ends = job.ends;
-    const std::int64_t row = node * ends.n_features + first;
+    const std::int64_t row = ends.row_of_node(node) + first;
     const T* __restrict__ mean = job.mean + row;
     const bool has_outer = job.grad_logits != nullptr;
     T sum[Width], grad_total[Width];
@@ -110,17 +118,16 @@ SMOACS_HD void message_gradients_in(const MessageGradientJob<T>& job, std::int64
     }
     for (std::int64_t p = ends.first_in[node]; p < ends.first_in[node + 1]; ++p) {
         const std::int64_t e = ends.by_dst[p];
-        const std::int64_t edge_row = e * ends.n_features + first;
-        T* __restrict__ grad = job.grad_edge + edge_row;
+        const std::int64_t edge_row = ends.row_of_edge(e) + first;
+        T* grad = job.grad_edge + edge_row;
         if (!ends.has(ends.src[e])) {
             for (int j = 0; j < width; ++j) grad[j] = sum[j] = T(NAN);
             continue;
         }
         const T* __restrict__ logit = job.logits + edge_row;
-        const T* __restrict__ value = job.values + ends.src[e] * ends.n_features + first;
+        const T* __restrict__ value = job.values + ends.row_of_node(ends.src[e]) + first;
         // Not read where there is nothing to add.
-        const T* __restrict__ outer =
-            job.grad_logits == nullptr ? logit : job.grad_logits + edge_row;
+        const T* outer = job.grad_logits == nullptr ? logit : job.grad_logits + edge_row;
         SMOACS_INDEPENDENT
         for (int j = 0; j < width; ++j) {
             const T slope = sigmoid_slope(sigmoid(logit[j]));
@@ -149,17 +156,17 @@ SMOACS_HD void message_gradients_out(const MessageGradientJob<T>& job, std::int6
             for (int j = 0; j < width; ++j) gate_sum[j] = value_sum[j] = T(NAN);
             continue;
         }
-        const std::int64_t edge_row = e * ends.n_features + first;
+        const std::int64_t edge_row = ends.row_of_edge(e) + first;
         const T* __restrict__ logit = job.logits + edge_row;
         const T* __restrict__ grad = job.grad_edge + edge_row;
-        const T* __restrict__ grad_total = job.grad_total + ends.dst[e] * ends.n_features + first;
+        const T* __restrict__ grad_total = job.grad_total + ends.row_of_node(ends.dst[e]) + first;
         SMOACS_INDEPENDENT
         for (int j = 0; j < width; ++j) {
             gate_sum[j] += grad[j];
             value_sum[j] += sigmoid(logit[j]) * grad_total[j];
         }
     }
-    const std::int64_t row = node * ends.n_features + first;
+    const std::int64_t row = ends.row_of_node(node) + first;
     for (int j = 0; j < width; ++j) {
         job.grad_src_gate[row + j] = gate_sum[j];
         job.grad_values[row + j] = value_sum[j];

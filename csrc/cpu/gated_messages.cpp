@@ -46,7 +46,8 @@ Reach reach_of(const EdgeEnds& ends, std::int64_t node) {
 }
 
 // Gradients to the edges into the nodes from `begin` to `end`. Those to the edges' sources follow
-// as soon as they can, while the edges are still in the cache; marks the nodes where they are done.
+// as soon as they can, while the edges are still in the cache; marks the nodes where they are done
+// (`done` begins with the first node of the part).
 template <typename T>
 SMOACS_CLONES void gradients(const MessageGradientJob<T>& job, std::int64_t begin, std::int64_t end,
                              char* done) {
@@ -58,7 +59,7 @@ SMOACS_CLONES void gradients(const MessageGradientJob<T>& job, std::int64_t begi
         while (source < end && (reach.last <= node || reach.last >= end)) {
             if (reach.first >= begin && reach.last < end) {
                 run_node<Job, message_gradients_out<kWidth, T>>(job, source);
-                done[source] = 1;
+                done[source - job.ends.first_node] = 1;
             }
             if (++source < end) reach = reach_of(job.ends, source);
         }
@@ -70,41 +71,56 @@ SMOACS_CLONES void gradients_left(const MessageGradientJob<T>& job, std::int64_t
                                   std::int64_t end, const char* done) {
     using Job = MessageGradientJob<T>;
     for (std::int64_t node = begin; node < end; ++node) {
-        if (done[node] == 0) run_node<Job, message_gradients_out<kWidth, T>>(job, node);
+        if (done[node - job.ends.first_node] != 0) continue;
+        run_node<Job, message_gradients_out<kWidth, T>>(job, node);
     }
 }
 
-// Calls run(begin, end) in parallel for shares of the nodes that have about equally many edges;
-// `first` (N + 1) says where those of a node start.
+// Calls run(begin, end) in parallel for shares of the nodes from `begin` to `end` that have about
+// equally many edges; `first` (N + 1) says where those of a node start.
 template <typename Run>
-void share_nodes(const EdgeEnds& ends, const std::int64_t* first, Run&& run) {
+void share_nodes(const std::int64_t* first, std::int64_t begin, std::int64_t end, int threads,
+                 Run&& run) {
     const auto node_of = [&](std::int64_t edge) {
-        return edge == ends.n_edges ? ends.n_nodes
-                                    : std::lower_bound(first, first + ends.n_nodes, edge) - first;
+        return std::lower_bound(first + begin, first + end, first[begin] + edge) - first;
     };
-    share(ends.n_edges, num_threads(ends.n_edges * ends.n_features / kWorkPerThread),
-          [&](std::int64_t begin, std::int64_t end) {
-              run(begin == 0 ? 0 : node_of(begin), node_of(end));
-          });
+    const std::int64_t n = first[end] - first[begin];
+    share(n, threads, [&](std::int64_t from, std::int64_t to) {
+        run(from == 0 ? begin : node_of(from), to == n ? end : node_of(to));
+    });
+}
+
+int threads_for(const EdgeEnds& ends) {
+    return num_threads(ends.n_edges * ends.n_features / kWorkPerThread);
 }
 
 }  // namespace
 
 template <typename T>
+void gated_messages(const MessageJob<T>& job, std::int64_t begin, std::int64_t end, int threads) {
+    share_nodes(job.ends.first_in, begin, end, threads,
+                [&](std::int64_t from, std::int64_t to) { gather(job, from, to); });
+}
+
+template <typename T>
+void gated_messages_backward(const MessageGradientJob<T>& job, std::int64_t begin, std::int64_t end,
+                             int threads) {
+    std::vector<char> done(end - begin, 0);
+    share_nodes(job.ends.first_in, begin, end, threads,
+                [&](std::int64_t from, std::int64_t to) { gradients(job, from, to, done.data()); });
+    share_nodes(job.ends.first_out, begin, end, threads, [&](std::int64_t from, std::int64_t to) {
+        gradients_left(job, from, to, done.data());
+    });
+}
+
+template <typename T>
 void gated_messages(const MessageJob<T>& job) {
-    share_nodes(job.ends, job.ends.first_in,
-                [&](std::int64_t begin, std::int64_t end) { gather(job, begin, end); });
+    gated_messages(job, 0, job.ends.n_nodes, threads_for(job.ends));
 }
 
 template <typename T>
 void gated_messages_backward(const MessageGradientJob<T>& job) {
-    std::vector<char> done(job.ends.n_nodes, 0);
-    share_nodes(job.ends, job.ends.first_in, [&](std::int64_t begin, std::int64_t end) {
-        gradients(job, begin, end, done.data());
-    });
-    share_nodes(job.ends, job.ends.first_out, [&](std::int64_t begin, std::int64_t end) {
-        gradients_left(job, begin, end, done.data());
-    });
+    gated_messages_backward(job, 0, job.ends.n_nodes, threads_for(job.ends));
 }
 
 void group_rows(const std::int64_t* group, std::int64_t n_rows, std::int64_t n_groups,
@@ -129,9 +145,12 @@ void group_rows(const std::int64_t* group, std::int64_t n_rows, std::int64_t n_g
     start[0] = 0;
 }
 
-#define SMOACS_INSTANTIATE(T)                           \
-    template void gated_messages(const MessageJob<T>&); \
-    template void gated_messages_backward(const MessageGradientJob<T>&);
+#define SMOACS_INSTANTIATE(T)                                                            \
+    template void gated_messages(const MessageJob<T>&);                                  \
+    template void gated_messages(const MessageJob<T>&, std::int64_t, std::int64_t, int); \
+    template void gated_messages_backward(const MessageGradientJob<T>&);                 \
+    template void gated_messages_backward(const MessageGradientJob<T>&, std::int64_t,    \
+                                          std::int64_t, int);
 SMOACS_INSTANTIATE(float)
 SMOACS_INSTANTIATE(double)
 #undef SMOACS_INSTANTIATE

@@ -20,21 +20,8 @@ constexpr std::int64_t kRowBlock = 16 * kTileRows;
 // Inner indices that are summed up before they are added to the result. (One long sum would cost
 // accuracy, and a longer part of b would not stay in the cache.)
 constexpr std::int64_t kInner = 512;
-
-// Part of a product: some inner indices, and the columns of one panel of b. Its rows follow each
-// other in memory, filled up with zeros to whole vectors.
-template <typename T>
-struct Panel {
-    const T* a;
-    std::int64_t a_row, a_inner;  // strides
-    const T* b;
-    std::int64_t n_inner;
-    const T* start;  // a row to start all sums from, or null: the sums are added to `out`
-    T* out;
-    std::int64_t out_row;  // stride
-    std::int64_t n_rows;
-    int n_columns;
-};
+// Rows of b that are packed together.
+constexpr std::int64_t kPackedRows = 16;
 
 template <typename T, int Bytes>
 struct Register {
@@ -65,7 +52,11 @@ SMOACS_HD void multiply_tile(const Panel<T>& panel, std::int64_t row) {
     }
     for (int i = 0; i < Rows; ++i) {
         T* out = panel.out + (row + i) * panel.out_row;
-        if (panel.start != nullptr && panel.n_columns == N * kSize) {
+        if (panel.n_columns == N * kSize) {
+            for (int j = 0; j < N && panel.start == nullptr; ++j) {
+                std::memcpy(&b_row[j], out + j * kSize, Bytes);
+                sum[i][j] = b_row[j] + sum[i][j];
+            }
             std::memcpy(out, sum[i], sizeof sum[i]);
             continue;
         }
@@ -94,18 +85,6 @@ SMOACS_HD void multiply_panel(const Panel<T>& panel) {
 
 // --- One function for each instruction set: a tile's sums must fit into its registers ------------
 
-template <typename T>
-struct Variant {
-    int width, lanes;  // numbers in a row of a tile, and in a vector
-    void (*multiply)(const Panel<T>&);
-};
-
-template <typename T>
-constexpr Variant<T> variant_of(int vectors, int bytes, void (*multiply)(const Panel<T>&)) {
-    const int lanes = bytes / static_cast<int>(sizeof(T));
-    return {vectors * lanes, lanes, multiply};
-}
-
 #if defined(__x86_64__)
 template <typename T>
 __attribute__((target("avx512f"))) void multiply_avx512(const Panel<T>& panel) {
@@ -127,71 +106,16 @@ void multiply_plain(const Panel<T>& panel) {
 }
 
 template <typename T>
-Variant<T> variant_for(Instructions instructions) {
+PanelKernel<T> kernel_for(Instructions instructions) {
+    const auto kernel = [](int vectors, int bytes, auto* multiply) -> PanelKernel<T> {
+        const int lanes = bytes / static_cast<int>(sizeof(T));
+        return {vectors * lanes, lanes, multiply};
+    };
 #if defined(__x86_64__)
-    if (instructions == Instructions::avx512) return variant_of(4, 64, multiply_avx512<T>);
-    if (instructions == Instructions::avx2) return variant_of(2, 32, multiply_avx2<T>);
+    if (instructions == Instructions::avx512) return kernel(4, 64, multiply_avx512<T>);
+    if (instructions == Instructions::avx2) return kernel(2, 32, multiply_avx2<T>);
 #endif
-    return variant_of(kPlainVectors, 16, multiply_plain<T>);
-}
-
-// --- Panels --------------------------------------------------------------------------------------
-
-// A product's columns in panels of a tile's width. The last may be narrower, by whole vectors, so
-// that small matrices are not filled up with zeros.
-template <typename T>
-struct Layout {
-    Variant<T> variant;
-    std::int64_t n_columns;
-
-    std::int64_t n_panels() const { return (n_columns + variant.width - 1) / variant.width; }
-    int columns(std::int64_t panel) const {
-        return static_cast<int>(
-            std::min<std::int64_t>(variant.width, n_columns - panel * variant.width));
-    }
-    int stride(std::int64_t panel) const {
-        return (columns(panel) + variant.lanes - 1) / variant.lanes * variant.lanes;
-    }
-};
-
-// The panel's columns of b at some inner indices, one row after the other.
-template <typename T>
-void pack(const Matrices<T>& b, std::int64_t matrix, std::int64_t start, std::int64_t inner,
-          const Layout<T>& layout, std::int64_t panel, T* to) {
-    const int columns = layout.columns(panel), stride = layout.stride(panel);
-    for (std::int64_t k = 0; k < inner; ++k, to += stride) {
-        const T* from = b.at(matrix, start + k, panel * layout.variant.width);
-        for (int c = 0; c < columns; ++c) to[c] = from[c * b.column];
-        std::fill(to + columns, to + stride, T(0));
-    }
-}
-
-// `bias` and `packed` have room for a whole row, and for kInner or all inner indices of it.
-template <typename T>
-void multiply_matrix(const ProductJob<T>& job, std::int64_t matrix, const Layout<T>& layout,
-                     int threads, const T* bias, T* packed) {
-    const std::int64_t width = layout.variant.width, n_panels = layout.n_panels();
-    T* const out = job.out + matrix * job.n_rows * job.n_columns;
-    // At least once, since even an empty sum has to be written.
-    for (std::int64_t start = 0; start == 0 || start < job.n_inner; start += kInner) {
-        const std::int64_t inner = std::min(kInner, job.n_inner - start);
-        share(n_panels, threads, [&](std::int64_t begin, std::int64_t end) {
-            for (std::int64_t p = begin; p < end; ++p) {
-                pack(job.b, matrix, start, inner, layout, p, packed + p * inner * width);
-            }
-        });
-        share(job.n_rows, threads, [&](std::int64_t begin, std::int64_t end) {
-            for (std::int64_t row = begin; row < end; row += kRowBlock) {
-                for (std::int64_t p = 0; p < n_panels; ++p) {
-                    layout.variant.multiply({job.a.at(matrix, row, start), job.a.row, job.a.column,
-                                             packed + p * inner * width, inner,
-                                             start == 0 ? bias + p * width : nullptr,
-                                             out + row * job.n_columns + p * width, job.n_columns,
-                                             std::min(kRowBlock, end - row), layout.columns(p)});
-                }
-            }
-        });
-    }
+    return kernel(kPlainVectors, 16, multiply_plain<T>);
 }
 
 }  // namespace
@@ -204,28 +128,120 @@ Instructions best_instructions() {
     return Instructions::plain;
 }
 
+// --- The right factor ----------------------------------------------------------------------------
+
 template <typename T>
-void matrix_product(const ProductJob<T>& job, Instructions instructions) {
-    const Layout<T> layout{variant_for<T>(instructions), job.n_columns};
-    const std::int64_t row = layout.n_panels() * layout.variant.width;
-    const std::int64_t packed_size = std::min(job.n_inner, kInner) * row;
-    Buffer<T> bias;
-    std::fill_n(bias.resize(row), row, T(0));
-    if (job.bias != nullptr) std::copy_n(job.bias, job.n_columns, bias.data());
-    const std::int64_t work = job.n_matrices * job.n_rows * job.n_inner * job.n_columns;
-    const int threads = num_threads(work / kWorkPerThread);
-    // They share the rows of one matrix, or the matrices.
-    const int within = job.n_matrices == 1 ? threads : 1;
-    const int among = job.n_matrices == 1 ? 1 : threads;
-    share(job.n_matrices, among, [&](std::int64_t begin, std::int64_t end) {
-        Buffer<T> packed;
-        packed.resize(packed_size);
-        for (std::int64_t m = begin; m < end; ++m) {
-            multiply_matrix(job, m, layout, within, bias.data(), packed.data());
-        }
+RightFactor<T>::RightFactor(std::int64_t n_columns, const T* bias, Instructions instructions)
+    : kernel_(kernel_for<T>(instructions)), n_columns_(n_columns) {
+    const std::int64_t row = n_panels() * kernel_.width;
+    std::fill_n(bias_.resize(row), row, T(0));
+    if (bias != nullptr) std::copy_n(bias, n_columns, bias_.data());
+}
+
+template <typename T>
+std::int64_t RightFactor<T>::n_panels() const {
+    return (n_columns_ + kernel_.width - 1) / kernel_.width;
+}
+
+template <typename T>
+int RightFactor<T>::columns(std::int64_t panel) const {
+    return static_cast<int>(
+        std::min<std::int64_t>(kernel_.width, n_columns_ - panel * kernel_.width));
+}
+
+template <typename T>
+void RightFactor<T>::assign(const Matrices<T>& b, std::int64_t m, std::int64_t first,
+                            std::int64_t n_inner, int threads) {
+    n_inner_ = n_inner;
+    packed_.resize(n_panels() * kernel_.width * n_inner);
+    share(n_panels(), threads, [&](std::int64_t begin, std::int64_t end) {
+        for (std::int64_t p = begin; p < end; ++p) pack(b, m, first, p);
     });
 }
 
+template <typename T>
+void RightFactor<T>::pack(const Matrices<T>& b, std::int64_t m, std::int64_t first,
+                          std::int64_t panel) {
+    const int used = columns(panel), lanes = kernel_.lanes;
+    const int stride = (used + lanes - 1) / lanes * lanes;
+    T* const to = packed_.data() + panel * kernel_.width * n_inner_;
+    for (std::int64_t k = 0; k < n_inner_; ++k) {
+        std::fill(to + k * stride + used, to + (k + 1) * stride, T(0));
+    }
+    // A few rows of b at a time: all of a column would come from the same corner of the cache.
+    for (std::int64_t start = 0; start < n_inner_; start += kPackedRows) {
+        const std::int64_t rows = std::min(kPackedRows, n_inner_ - start);
+        const T* from = b.at(m, first + start, panel * kernel_.width);
+        T* block = to + start * stride;
+        if (b.column == 1) {
+            for (std::int64_t k = 0; k < rows; ++k) {
+                std::copy_n(from + k * b.row, used, block + k * stride);
+            }
+        } else {
+            for (int c = 0; c < used; ++c) {
+                for (std::int64_t k = 0; k < rows; ++k) {
+                    block[k * stride + c] = from[k * b.row + c * b.column];
+                }
+            }
+        }
+    }
+}
+
+template <typename T>
+void RightFactor<T>::run(const T* a, std::int64_t a_row, std::int64_t a_inner, std::int64_t n_rows,
+                         const T* start, T* out) const {
+    for (std::int64_t row = 0; row < n_rows; row += kRowBlock) {
+        for (std::int64_t p = 0; p < n_panels(); ++p) {
+            const std::int64_t column = p * kernel_.width;
+            kernel_.multiply({a + row * a_row, a_row, a_inner, packed_.data() + column * n_inner_,
+                              n_inner_, start == nullptr ? nullptr : start + column,
+                              out + row * n_columns_ + column, n_columns_,
+                              std::min(kRowBlock, n_rows - row), columns(p)});
+        }
+    }
+}
+
+// --- Whole products ------------------------------------------------------------------------------
+
+namespace {
+
+// The threads share the rows.
+template <typename T>
+void multiply_matrix(const ProductJob<T>& job, std::int64_t m, RightFactor<T>& factor,
+                     int threads) {
+    // At least once, since even an empty sum has to be written.
+    for (std::int64_t first = 0; first == 0 || first < job.n_inner; first += kInner) {
+        factor.assign(job.b, m, first, std::min(kInner, job.n_inner - first), threads);
+        share(job.n_rows, threads, [&](std::int64_t begin, std::int64_t end) {
+            const T* a = job.a.at(m, begin, first);
+            T* out = job.out + (m * job.n_rows + begin) * job.n_columns;
+            if (first == 0) {
+                factor.multiply(a, job.a.row, job.a.column, end - begin, out);
+            } else {
+                factor.add_product(a, job.a.row, job.a.column, end - begin, out);
+            }
+        });
+    }
+}
+
+}  // namespace
+
+template <typename T>
+void matrix_product(const ProductJob<T>& job, Instructions instructions) {
+    const std::int64_t work = job.n_matrices * job.n_rows * job.n_inner * job.n_columns;
+    const int threads = num_threads(work / kWorkPerThread);
+    if (job.n_matrices == 1) {
+        RightFactor<T> factor(job.n_columns, job.bias, instructions);
+        return multiply_matrix(job, 0, factor, threads);
+    }
+    share(job.n_matrices, threads, [&](std::int64_t begin, std::int64_t end) {
+        RightFactor<T> factor(job.n_columns, job.bias, instructions);
+        for (std::int64_t m = begin; m < end; ++m) multiply_matrix(job, m, factor, 1);
+    });
+}
+
+template class RightFactor<float>;
+template class RightFactor<double>;
 template void matrix_product(const ProductJob<float>&, Instructions);
 template void matrix_product(const ProductJob<double>&, Instructions);
 

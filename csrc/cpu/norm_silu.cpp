@@ -34,20 +34,32 @@ int threads_for(const Job& job) {
 }  // namespace
 
 template <typename T>
-void norm_silu(const NormJob<T>& job) {
-    share(job.n_rows, threads_for(job),
+void norm_silu(const NormJob<T>& job, int threads) {
+    share(job.n_rows, threads,
           [&](std::int64_t begin, std::int64_t end) { forward_rows(job, begin, end); });
 }
 
 template <typename T>
-void norm_silu_backward(const NormGradientJob<T>& job) {
-    share(n_chunks(job), threads_for(job),
+void norm_silu_backward(const NormGradientJob<T>& job, int threads) {
+    share(n_chunks(job), threads,
           [&](std::int64_t begin, std::int64_t end) { backward_chunks(job, begin, end); });
 }
 
-#define SMOACS_INSTANTIATE(T)                   \
-    template void norm_silu(const NormJob<T>&); \
-    template void norm_silu_backward(const NormGradientJob<T>&);
+template <typename T>
+void norm_silu(const NormJob<T>& job) {
+    norm_silu(job, threads_for(job));
+}
+
+template <typename T>
+void norm_silu_backward(const NormGradientJob<T>& job) {
+    norm_silu_backward(job, threads_for(job));
+}
+
+#define SMOACS_INSTANTIATE(T)                                    \
+    template void norm_silu(const NormJob<T>&);                  \
+    template void norm_silu(const NormJob<T>&, int);             \
+    template void norm_silu_backward(const NormGradientJob<T>&); \
+    template void norm_silu_backward(const NormGradientJob<T>&, int);
 SMOACS_INSTANTIATE(float)
 SMOACS_INSTANTIATE(double)
 #undef SMOACS_INSTANTIATE

@@ -7,6 +7,7 @@
 #include <vector>
 
 #include "check.h"
+#include "cpu/convolution.h"
 #include "cpu/gated_messages.h"
 #include "cpu/interpolation.h"
 #include "cpu/norm_silu.h"
@@ -317,6 +318,52 @@ void tables_follow_polynomials() {
     }
 }
 
+// --- Convolution ---------------------------------------------------------------------------------
+
+// All results of a convolution and of its gradients, in one array. What it hands from forward to
+// backward equals its steps' results, which the Python tests compare with torch.
+template <typename T>
+std::vector<T> convolve(const Messages<T>& graph, int threads) {
+    smoacs::cpu::set_num_threads(threads);
+    const std::int64_t f = graph.width, n = graph.nodes, e = graph.edges;
+    std::vector<std::vector<T>> weights;
+    for (int i = 0; i < 14; ++i) weights.push_back(waves<T>(i < 10 && i % 2 == 0 ? f * f : f, i));
+    const auto map = [&](int i) {
+        return smoacs::cpu::LinearMap<T>{weights[2 * i].data(), weights[2 * i + 1].data()};
+    };
+    const auto norm = [&](int i) {
+        return smoacs::cpu::Norm<T>{true, T(1e-5), weights[2 * i].data(),
+                                    weights[2 * i + 1].data()};
+    };
+    const smoacs::cpu::ConvolutionLayer<T> layer{map(0), map(1),  map(2),  map(3),
+                                                 map(4), norm(5), norm(6), T(1e-6)};
+    const auto x = waves<T>(n * f, 0.5), y = waves<T>(e * f, 0.7);
+    const T empty = T(NAN);
+    std::vector<T> x_out(n * f, empty), y_out(e * f, empty), logits(y_out), values(x_out),
+        mean(x_out), norms(x_out), hidden(x_out), grad_x(x_out), grad_y(y_out);
+    smoacs::cpu::convolution<T>({graph.ends(), layer, x.data(), y.data(), x_out.data(),
+                                 y_out.data(), logits.data(), values.data(), mean.data(),
+                                 norms.data(), hidden.data()});
+    smoacs::cpu::convolution_backward<T>({graph.ends(), layer, logits.data(), values.data(),
+                                          mean.data(), norms.data(), hidden.data(), x.data(),
+                                          y.data(), grad_x.data(), grad_y.data()});
+    for (const auto* more : {&y_out, &grad_x, &grad_y}) {
+        x_out.insert(x_out.end(), more->begin(), more->end());
+    }
+    for (const T value : x_out) CHECK(std::isfinite(value));
+    return x_out;
+}
+
+template <typename T>
+void convolutions_do_not_depend_on_the_work_plan() {
+    for (const std::int64_t block : {5, 1000}) {  // many small crystals, or one
+        const Messages<T> graph(1000, 6000, 40, block);
+        const auto expected = convolve(graph, 1);
+        for (const int threads : {2, 5}) CHECK(convolve(graph, threads) == expected);
+    }
+    convolve(Messages<T>(3, 0, 7, 3), 2);  // no edges
+}
+
 }  // namespace
 
 int main() {
@@ -329,5 +376,7 @@ int main() {
     groups();
     norms_follow_the_formula();
     tables_follow_polynomials();
+    convolutions_do_not_depend_on_the_work_plan<float>();
+    convolutions_do_not_depend_on_the_work_plan<double>();
     return 0;
 }

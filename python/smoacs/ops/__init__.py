@@ -1,5 +1,6 @@
 """Compiled operations on ragged batches of crystals, each with a torch reference."""
 
+from smoacs.ops.convolution import Affine, ConvolutionWeights, convolution
 from smoacs.ops.edge_vectors import edge_vectors
 from smoacs.ops.gated_messages import Incidence, gated_messages
 from smoacs.ops.interpolation import interpolate
@@ -12,10 +13,13 @@ from smoacs.ops.norm_silu import norm_silu
 from smoacs.ops.resample import random_normal, random_uniform, resample
 
 __all__ = [
+    "Affine",
+    "ConvolutionWeights",
     "Incidence",
     "LineGraph",
     "NeighborList",
     "PackedMask",
+    "convolution",
     "edge_vectors",
     "gated_messages",
     "interpolate",

@@ -16,7 +16,15 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from smoacs.ops import Incidence, gated_messages, interpolate, norm_silu
+from smoacs.ops import (
+    Affine,
+    ConvolutionWeights,
+    Incidence,
+    convolution,
+    gated_messages,
+    interpolate,
+    norm_silu,
+)
 from smoacs.predictors.layers import Linear, crystal_index, gaussians, sigmoid, sum_at
 
 _GATE_EPS = 1e-6
@@ -133,17 +141,22 @@ class MLPLayer(nn.Module):
 
 def _activate(x: Tensor, norm: nn.Module, residual: Tensor | None = None) -> Tensor:
     """SiLU of the normalised rows, added to the residual."""
-    if isinstance(norm, nn.LayerNorm):
-        return norm_silu(x, norm.weight, norm.bias, residual, eps=norm.eps)
-    assert isinstance(norm, nn.BatchNorm1d)
-    if norm.training:
+    if isinstance(norm, nn.BatchNorm1d) and norm.training:
         activated = functional.silu(norm(x))
         return activated if residual is None else residual + activated
+    affine, eps = _norm_affine(norm)
+    return norm_silu(x, *affine, residual, eps=eps)
+
+
+def _norm_affine(norm: nn.Module) -> tuple[Affine, float | None]:
+    """Scale and shift after the standardisation of a row, and what is added to its variance."""
+    if isinstance(norm, nn.LayerNorm):
+        return Affine(norm.weight, norm.bias), norm.eps
+    assert isinstance(norm, nn.BatchNorm1d)
     assert norm.running_mean is not None
     assert norm.running_var is not None
     scale = norm.weight * torch.rsqrt(norm.running_var + norm.eps)
-    shift = norm.bias - norm.running_mean * scale
-    return norm_silu(x, scale, shift, residual, eps=None)
+    return Affine(scale, norm.bias - norm.running_mean * scale), None
 
 
 class EdgeGatedGraphConv(nn.Module):
@@ -163,6 +176,10 @@ class EdgeGatedGraphConv(nn.Module):
         self, x: Tensor, y: Tensor, edges: Incidence, *, update_edges: bool = True
     ) -> tuple[Tensor, Tensor | None]:
         """Update nodes (N, F) and edges (E, F); None for the edges unless ``update_edges``."""
+        if x.is_cpu and not self.training:
+            weights = self._weights()
+            if weights.frozen:
+                return convolution(x, y, edges, weights, update_edges=update_edges)
         # The maps of the ends run on the nodes, before the gather, not on the many edges.
         m, h = gated_messages(
             self.edge_gate(y),
@@ -174,6 +191,24 @@ class EdgeGatedGraphConv(nn.Module):
         )
         x = _activate(self.src_update(x) + h, self.bn_nodes, residual=x)
         return x, _activate(m, self.bn_edges, residual=y) if update_edges else None
+
+    def _weights(self) -> ConvolutionWeights:
+        def affine(linear: Linear) -> Affine:
+            return Affine(linear.weight, linear.bias)
+
+        node_norm, norm_eps = _norm_affine(self.bn_nodes)
+        edge_norm, _ = _norm_affine(self.bn_edges)
+        return ConvolutionWeights(
+            edge_gate=affine(self.edge_gate),
+            src_gate=affine(self.src_gate),
+            dst_gate=affine(self.dst_gate),
+            values=affine(self.dst_update),
+            update=affine(self.src_update),
+            node_norm=node_norm,
+            edge_norm=edge_norm,
+            norm_eps=norm_eps,
+            eps=_GATE_EPS,
+        )
 
 
 class ALIGNNConv(nn.Module):
