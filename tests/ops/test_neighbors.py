@@ -402,7 +402,16 @@ def find_on_cpu(crystals: Cells, capacity: int, **query) -> NeighborList:
     return neighbor_list(*crystals, cutoff=CUTOFF, capacity=capacity, **query)
 
 
-@pytest.mark.parametrize("find", [find_on_cpu, find_in_steps])
+def find_on_gpu(crystals: Cells, capacity: int, **query) -> NeighborList:
+    crystals = crystals.to("cuda", torch.float64)
+    found = neighbor_list(*crystals, cutoff=CUTOFF, capacity=capacity, **query)
+    return NeighborList(*(getattr(found, field).cpu() for field in FIELDS))
+
+
+FINDERS = [find_on_cpu, find_in_steps, pytest.param(find_on_gpu, marks=pytest.mark.cuda)]
+
+
+@pytest.mark.parametrize("find", FINDERS)
 @pytest.mark.parametrize("rule", RULES)
 def test_room_beyond_the_edges_is_marked(rule, find):
     crystals = CELLS["ragged batch"]
@@ -420,7 +429,7 @@ def test_room_beyond_the_edges_is_marked(rule, find):
         assert not found.shift[room].any()
 
 
-@pytest.mark.parametrize("find", [find_on_cpu, find_in_steps])
+@pytest.mark.parametrize("find", FINDERS)
 @pytest.mark.parametrize("rule", RULES)
 def test_too_little_room_shows(rule, find):
     crystals = CELLS["ragged batch"]
@@ -464,6 +473,7 @@ def test_capture_in_a_cuda_graph(rule):
         return bonds, line_graph(bonds, cutoff=2.9, capacity=9000)
 
     stream = torch.cuda.Stream()
+    stream.wait_stream(torch.cuda.current_stream())
     with torch.cuda.stream(stream):
         build()
     torch.cuda.current_stream().wait_stream(stream)

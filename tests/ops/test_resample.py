@@ -155,6 +155,22 @@ def test_resample_agrees_with_the_reference(device, dtype):
     )
 
 
+@pytest.mark.cuda
+@pytest.mark.parametrize("dtype", DTYPES)
+def test_cpu_and_gpu_give_the_same_bits(dtype):
+    sizes = [5, 300, 5, 0, 300, 0]
+    ptr, names, steps = offsets(sizes), identities(sizes), torch.arange(6) * 1000
+    for draw in (random_uniform, random_normal):
+        on_cpu = draw(SEED, names, steps, 4, ptr, 98, dtype)
+        on_gpu = draw(SEED, names.cuda(), steps.cuda(), 4, ptr.cuda(), 98, dtype, "cuda")
+        assert torch.equal(on_gpu.cpu(), on_cpu)
+    values = torch.linspace(-3, 3, sum(sizes) * 3, dtype=dtype).reshape(-1, 3)
+    tensors = values, ptr, torch.tensor([2, 1, 2, 5, 1, 5]), names
+    on_cpu = resample(*tensors, 1e-2, SEED, 11, 4)
+    on_gpu = resample(*(tensor.cuda() for tensor in tensors), 1e-2, SEED, 11, 4)
+    assert torch.equal(on_gpu.cpu(), on_cpu)
+
+
 def test_resample_keeps_survivors_and_perturbs_the_others():
     sizes = [4] * 300
     ptr, names = offsets(sizes), torch.arange(300)
