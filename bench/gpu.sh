@@ -3,12 +3,14 @@
 #
 #     bash bench/gpu.sh [SECONDS [STAGE...]]     # by default 560 and all of: tests bench sanitize
 #
-# It needs nvcc, Python with torch, and cmake, ninja, pybind11, scikit-build-core and pytest. Other
-# packages come from .whl/*.whl if there is such a folder: nothing is downloaded. Everything goes to
-# $OUT (default: build/gpu), at most eight files: a log of each stage, the record of the benchmarks,
-# summary.txt and summary.json. Every stage has a time limit, and none depends on the success of
-# another but the build; time for the sanitizers is set aside. The record is written case by case,
-# the summary however the script ends. SMOACS_MARK chooses the cases; "not cuda" tries the script on a machine without a GPU.
+# It needs nvcc, Python with torch, cmake, ninja, pybind11, scikit-build-core, what smoacs itself
+# requires, pytest, and, or else tests or benchmarks cannot be collected, hypothesis, scipy, matscipy
+# and pytest-benchmark. What is missing comes from .whl/*.whl if there is such a folder: nothing is
+# downloaded. Everything goes to $OUT (default: build/gpu), at most eight files: a log of each stage,
+# the record of the benchmarks, summary.txt and summary.json. Every stage has a time limit, and none
+# depends on the success of another but the build; time for the sanitizers is set aside. The record
+# is written case by case, the summary however the script ends. SMOACS_MARK chooses the cases; "not
+# cuda" tries the script on a machine without a GPU.
 # Peers take part if their wheels are there: vesin, alignn (with jarvis-tools, xmltodict, toolz,
 # pydantic-settings, python-dotenv). Easily forgotten, as others need them: typing-inspection (by
 # pydantic), latexcodec (by pybtex) and pylatexenc (by bibtexparser).
@@ -130,11 +132,14 @@ if asked sanitize && ! command -v compute-sanitizer >/dev/null; then
   say "sanitize: left out, there is no compute-sanitizer"
   outcome sanitize "left out" 0
 else
-  # Races are looked for in shared memory only, which few kernels use, if any.
-  if grep -rqw __shared__ csrc; then sanitize racecheck 60 ragged --kernel-name kns=smoacs; fi
-  sanitize memcheck 120 \
-    "ragged or large_cell or no_edges or no_nodes or not_there or norm_silu or interpolation" \
-    --kernel-name kns=smoacs
+  if grep -rqw __shared__ csrc; then
+    sanitize racecheck 60 ragged --kernel-name kns=smoacs
+  else
+    say "sanitize-racecheck: left out, it looks at shared memory only, which no kernel uses"
+    outcome sanitize-racecheck "left out" 0
+  fi
+  cases="ragged or large_cell or too_little_room or no_edges or no_nodes or not_there or norm_silu"
+  sanitize memcheck 120 "$cases or interpolation or same_bits" --kernel-name kns=smoacs
   # Here torch's kernels take part: what they write counts as written.
   sanitize initcheck 60 "ragged or no_edges"
 fi
