@@ -77,7 +77,8 @@ class _DeviceClock:
     """Time between two events on the GPU, with a cold L2.
 
     A buffer larger than the L2 is overwritten before each call. While that goes on, the host
-    queues the call, so that its launches do not count; what the call makes the GPU wait for does.
+    queues what it can of the call, whose launches then do not count. Once the call has waited for
+    the GPU, to learn the size of a list, they do.
     """
 
     def __init__(self) -> None:
