@@ -1,7 +1,7 @@
 // Markers that let one source serve the host compiler and nvcc.
 #pragma once
 
-// SMOACS_HD: inline on host and device. SMOACS_LANES: inline where the 32 lanes of lanes.h are, so
+// SMOACS_HD: inline on host and device. SMOACS_LANES: inline where the 32 lanes of row.h are, so
 // on the device under nvcc, else on the host. SMOACS_INLINE: the same for a lambda that is called
 // twice, else it would not share its caller's instruction set.
 #ifdef __CUDACC__

@@ -67,7 +67,6 @@ SMOACS_HD double expected_pairs(double n_sites, double volume, double radius) {
 
 // Longer lists are refused, and crystals with more images of their atoms within the radius.
 constexpr double kMaxPairs = 2147483647;
-constexpr int kMaxImagesLog2 = 24;
-constexpr double kMaxImages = 1 << kMaxImagesLog2;
+constexpr double kMaxImages = 1 << 24;
 
 }  // namespace smoacs
