@@ -18,6 +18,7 @@ import torch
 import guard
 import machine
 import report
+from goals import ON_A_GPU
 from peers import Peer, Peers, on_one_thread
 from race import FLOOR, OURS, Function, Place, Race, run
 from record import Case, Goal, Record, load_all, revision, versions
@@ -73,6 +74,8 @@ class Session:
 
     def add(self, case: Case) -> Case:
         """Keep a case."""
+        if case.place == str(GPU):
+            case = replace(case, goals=case.goals + ON_A_GPU.get(case.suite, {}).get(case.name, ()))
         case = replace(case, revision=self.revision)
         self.cases.append(case)
         if self.target is not None:

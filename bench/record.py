@@ -76,6 +76,8 @@ class Case:
     reference : str or None
         Contender that the guard compares with.
     revision : str
+    division : bool
+        Whether the other figures are the parts of ours.
     """
 
     suite: str
@@ -90,6 +92,7 @@ class Case:
     goals: tuple[Goal, ...] = ()
     reference: str | None = None
     revision: str = ""
+    division: bool = False
 
     @property
     def key(self) -> tuple[str, str, str]:

@@ -25,7 +25,6 @@ SIZES = {  # sites, patterns, sites per crystal
     "17,280 sites, 2 patterns": (17_280, 2, 135),
 }
 MANY = {"1,000,000 sites, 2 patterns": (1_000_000, 2, 5)}
-GPU_LIMIT = 10e-6  # s, forward and backward each
 
 
 def both_ways(formula: Callable[[Tensor, Tensor], Tensor], work: Softmax) -> Function:
@@ -71,7 +70,6 @@ def test_the_formula_is_the_same() -> None:
 @pytest.mark.parametrize("name", SIZES)
 def test_design_sizes(compare: Any, place: Place, name: str, masking: str) -> None:
     work = workloads.softmax(*SIZES[name], place.device)
-    on_cpu = place.device == "cpu"
     compare(
         SUITE,
         f"{name}, {masking}",
@@ -80,7 +78,7 @@ def test_design_sizes(compare: Any, place: Place, name: str, masking: str) -> No
         others(work, compare.only(EAGER)),
         size=(len(work.element_logits), "sites"),
         floor=(f"{work.n_bytes / 1e6:.3g} MB, copied", machine.copy(work.n_bytes, place.device)),
-        goals=(Goal(10, EAGER),) if on_cpu else (Goal(limit=2 * GPU_LIMIT), Goal(3, COMPILED)),
+        goals=(Goal(10, EAGER),) if place.device == "cpu" else (),
         reference=EAGER,
     )
 
@@ -98,7 +96,6 @@ def test_many_sites_on_a_gpu(compare: Any, name: str) -> None:
         others(work, compare.only(EAGER)),
         size=(len(work.element_logits), "sites"),
         floor=(f"{work.n_bytes / 1e9:.3g} GB, copied", machine.copy(work.n_bytes, "cuda")),
-        goals=(Goal(0.8, "floor"), Goal(3, COMPILED)),
         reference=EAGER,
     )
 
@@ -117,7 +114,6 @@ def test_in_a_cuda_graph(compare: Any, name: str) -> None:
         peers.captured(function),
         Peers({"launched one by one": Peer(function)}),
         size=(len(work.element_logits), "sites"),
-        goals=(Goal(limit=2 * GPU_LIMIT),),
     )
 
 

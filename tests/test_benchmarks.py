@@ -8,6 +8,7 @@ import pytest
 
 import guard
 import report
+from goals import ON_A_GPU
 from peers import Peer, Peers
 from race import OURS, Place, Race, run
 from record import FASTEST, Case, Goal, Record, load, load_all
@@ -50,6 +51,39 @@ def test_page_shows_figures_ratios_goals_and_who_is_missing() -> None:
         "- vesin: not installed",
     ):
         assert part in text
+
+
+def test_page_divides_a_step() -> None:
+    both = Case("step", "both", "GPU", "s", {OURS: 0.1, "graph": 0.01}, division=True)
+    alone = Case("step", "alone", "GPU", "s", {OURS: 0.1, "masks": 0.02}, division=True)
+    text = report.page([Record(MACHINE, {}, {}, [both, alone])])
+    for part in (
+        "| part | both<br>GPU | alone<br>GPU |",
+        "| whole step | 100 ms | 100 ms |",
+        "| graph | 10.0 ms, 10 % |  |",
+        "| masks |  | 20.0 ms, 20 % |",
+    ):
+        assert part in text
+
+
+def test_page_shows_goals_that_no_gpu_has_measured() -> None:
+    suite, cases = next(iter(ON_A_GPU.items()))
+    (name, *_), others = cases, [name for suite in ON_A_GPU.values() for name in suite][1:]
+    measured = Case(suite, name, "GPU", "s", {OURS: 1.0}, goals=cases[name])
+    missing = report.page([Record(MACHINE, {}, {}, [measured])]).split("not measured yet")[1]
+    assert f"| {suite} | {name} |" not in missing
+    assert all(f" | {other} | " in missing for other in others)
+
+
+def test_page_says_how_flat_the_time_per_pair_is() -> None:
+    sizes = {name: 10 * n for n, name in enumerate(report._FLAT, start=1)}
+    cases = [
+        Case("neighbour lists", name, "CPU, 1 thread", "s", {OURS: 1e-6}, size=size)
+        for name, size in sizes.items()
+    ]
+    page = report.page([Record(MACHINE, {}, {}, cases)])
+    assert "(CPU, 1 thread): 20.0 ns to 100 ns, largest over smallest 5." in page
+    assert "smallest" not in report.page([Record(MACHINE, {}, {}, cases[1:])])
 
 
 def test_a_loss_of_a_tenth_passes_at_once() -> None:
