@@ -5,6 +5,7 @@ from __future__ import annotations
 import copy
 import warnings
 from dataclasses import replace
+from functools import partial
 
 import pytest
 import torch
@@ -179,6 +180,24 @@ def test_a_step_waits_twice_outside_of_the_kernels() -> None:
         assert waits.places == {"optimizer._evaluate_batches": 1, "optimizer.step": 1}
         while report.temperature is not None:
             report = loop.step()
+
+
+def test_objectives_that_need_no_prediction_come_first() -> None:
+    """Those with neighbour lists would make the host wait for predictions on a GPU."""
+    there: dict[str, bool] = {}
+
+    def volume(name: str, design: Design) -> torch.Tensor:
+        there[name] = "band_gap" in design.properties
+        return design.crystals.volume
+
+    objectives = (
+        *TARGETS,
+        Custom("late", partial(volume, "late"), needs=("band_gap",)),
+        Custom("early", partial(volume, "early")),
+    )
+    space = DesignSpace.create([perovskite()], 2, dtype=torch.float64)
+    Optimizer(space, objectives, [AnalyticPredictor()], PRESETS["default"], 12, 0).step()
+    assert there == {"early": False, "late": True}
 
 
 @pytest.mark.cuda

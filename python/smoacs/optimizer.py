@@ -347,9 +347,15 @@ class Optimizer:
         if number not in self._graphs:
             built_at, _ = discrete_crystals(self._graph_variables.take(members, sites), space)
             self._graphs[number] = build_graphs(self.predictors, built_at)
-        properties = predict_all(self.predictors, crystals, self._graphs[number])
+        properties: dict[str, Tensor] = {}
         design = Design(crystals, weights, space, properties)
-        values = [o.value(design) for o in self.objectives]
+        # Predictions last: for a neighbour list, the host waits for all that a GPU has yet to do.
+        early = [None if o.properties else o.value(design) for o in self.objectives]
+        properties |= predict_all(self.predictors, crystals, self._graphs[number])
+        values = [
+            o.value(design) if value is None else value
+            for o, value in zip(self.objectives, early, strict=True)
+        ]
         losses = [o.loss(value) for o, value in zip(self.objectives, values, strict=True)]
         return torch.stack(losses).sum(0), torch.stack(values, dim=1)
 
