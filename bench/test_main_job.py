@@ -49,6 +49,7 @@ OPERATIONS = {
         "smoacs::interpolation_table_backward",
     ),
     "attention, but for its products": ("_LatticeAttention", "_LatticeAttentionBackward"),
+    "cosines of pairs": ("smoacs::pair_cosines", "smoacs::pair_cosines_backward"),
     "edge vectors": ("smoacs::edge_vectors", "smoacs::edge_vectors_backward"),
     "graph": ("smoacs::neighbor_list", "smoacs::line_graph"),
     "masks": ("smoacs::masked_softmax", "smoacs::masked_softmax_backward"),

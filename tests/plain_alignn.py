@@ -19,6 +19,7 @@ def plain_torch() -> Iterator[None]:
         for name, plain in (
             ("gated_messages", _gated_messages),
             ("norm_silu", reference.norm_silu),
+            ("pair_cosines", _pair_cosines),
         ):
             stack.enter_context(mock.patch.object(alignn, name, plain))
         stack.enter_context(mock.patch.object(alignn.ALIGNN, "_embed_cosines", _embed_cosines))
@@ -36,6 +37,10 @@ def _gated_messages(
 ) -> tuple[Tensor, Tensor]:
     ends = incidence.src, incidence.dst
     return reference.gated_messages(edge, src_gate, dst_gate, values, *ends, eps=eps)
+
+
+def _pair_cosines(vectors: Tensor, pairs: Incidence) -> Tensor:
+    return reference.pair_cosines(vectors, pairs.src, pairs.dst)
 
 
 def _embed_cosines(network: alignn.ALIGNN, cosines: Tensor) -> Tensor:

@@ -9,7 +9,7 @@ from ase import Atoms
 from ase.build import bulk
 from pymatgen.core import Lattice, Structure
 
-from smoacs.crystals import CrystalBatch, ragged_rows
+from smoacs.crystals import CrystalBatch, ragged_rows, sum_by_crystal
 
 
 @pytest.fixture
@@ -82,3 +82,25 @@ def test_bad_structures_are_named(structures) -> None:
         CrystalBatch.from_ase([Atoms("Cu")])
     with pytest.raises(ValueError, match="at least one structure"):
         CrystalBatch.from_structures([])
+
+
+@pytest.mark.parametrize("shape", [(9,), (9, 70)])
+def test_sums_by_crystal(shape: tuple[int, ...]) -> None:
+    ptr = torch.tensor([0, 2, 2, 9])
+    values = torch.randn(shape, generator=torch.Generator().manual_seed(0), requires_grad=True)
+    sums = sum_by_crystal(values, ptr)
+    torch.testing.assert_close(
+        sums, torch.stack([values[:2].sum(0), values[2:2].sum(0), values[2:].sum(0)])
+    )
+    # What a GPU runs adds up in the same order.
+    other = torch.segment_reduce(values, "sum", offsets=ptr, axis=0, unsafe=True)
+    assert torch.equal(sums, other)
+    weights = torch.randn(sums.shape, generator=torch.Generator().manual_seed(1))
+    grads = [torch.autograd.grad(x, values, weights)[0] for x in (sums, other)]
+    assert torch.equal(*grads)
+
+
+@pytest.mark.cuda
+def test_sums_by_crystal_are_the_same_on_a_gpu() -> None:
+    values, ptr = torch.randn(900, 70), torch.tensor([0, 1, 450, 900])
+    assert torch.equal(sum_by_crystal(values.cuda(), ptr.cuda()).cpu(), sum_by_crystal(values, ptr))

@@ -10,10 +10,12 @@
 #include "cpu/gated_messages.h"
 #include "cpu/interpolation.h"
 #include "cpu/norm_silu.h"
+#include "cpu/pair_cosines.h"
 #ifdef SMOACS_WITH_CUDA
 #include "cuda/gated_messages.h"
 #include "cuda/interpolation.h"
 #include "cuda/norm_silu.h"
+#include "cuda/pair_cosines.h"
 #endif
 
 namespace py = pybind11;
@@ -98,6 +100,32 @@ void group_rows(std::int64_t n_rows, std::int64_t n_groups, Address group, Addre
     cpu::group_rows(pointer<const std::int64_t>(group, n_rows, "group"), n_rows, n_groups,
                     pointer<std::int64_t>(rows, n_rows, "rows"),
                     pointer<std::int64_t>(start, n_groups + 1, "start"));
+}
+
+// --- Cosines of bond pairs -----------------------------------------------------------------------
+
+void pair_cosines(const EdgeEnds& pairs, Address vectors, Address directions, Address cosines,
+                  const std::string& dtype, const Stream& stream) {
+    with_float_type(dtype, [&](auto zero) {
+        using T = decltype(zero);
+        const CosineJob<T> job{pairs, pointer<const T>(vectors, 3 * pairs.n_nodes, "vectors"),
+                               pointer<double>(directions, 4 * pairs.n_nodes, "directions"),
+                               pointer<T>(cosines, pairs.n_edges, "cosines")};
+        SMOACS_RUN(stream, cpu::pair_cosines(job), cuda::pair_cosines(job, *stream));
+    });
+}
+
+void pair_cosines_backward(const EdgeEnds& pairs, Address directions, Address grad,
+                           Address grad_vectors, const std::string& dtype, const Stream& stream) {
+    with_float_type(dtype, [&](auto zero) {
+        using T = decltype(zero);
+        const CosineGradientJob<T> job{
+            pairs, pointer<const double>(directions, 4 * pairs.n_nodes, "directions"),
+            pointer<const T>(grad, pairs.n_edges, "grad"),
+            pointer<T>(grad_vectors, 3 * pairs.n_nodes, "grad_vectors")};
+        SMOACS_RUN(stream, cpu::pair_cosines_backward(job),
+                   cuda::pair_cosines_backward(job, *stream));
+    });
 }
 
 // --- Convolution ---------------------------------------------------------------------------------
@@ -300,6 +328,13 @@ void bind_layers(py::module_& m) {
           py::arg("grad_values"), py::arg("dtype"), py::arg("stream").none(true), Release());
     m.def("group_rows", &group_rows, py::kw_only(), py::arg("n_rows"), py::arg("n_groups"),
           py::arg("group"), py::arg("rows"), py::arg("start"), Release());
+
+    m.def("pair_cosines", &pair_cosines, py::arg("pairs"), py::kw_only(), py::arg("vectors"),
+          py::arg("directions"), py::arg("cosines"), py::arg("dtype"), py::arg("stream").none(true),
+          Release());
+    m.def("pair_cosines_backward", &pair_cosines_backward, py::arg("pairs"), py::kw_only(),
+          py::arg("directions"), py::arg("grad"), py::arg("grad_vectors"), py::arg("dtype"),
+          py::arg("stream").none(true), Release());
 
     py::class_<LayerInputs>(m, "ConvolutionLayer")
         .def(py::init<std::array<Address, 14>, bool, double, double>(), py::kw_only(),

@@ -49,12 +49,19 @@ std::vector<Part> parts_of(const EdgeEnds& ends, std::int64_t least_edges) {
     return parts;
 }
 
+// The graph without the rows at its end that are no edges.
+EdgeEnds edges_of(EdgeEnds ends) {
+    const std::int64_t n = ends.first_in[ends.n_nodes];
+    if (n < ends.n_edges && ends.by_dst[n] != n) {
+        throw std::invalid_argument("rows that are no edges must come last");
+    }
+    ends.n_edges = n;
+    return ends;
+}
+
 // Calls run(part, threads) for all parts: in parallel if they are many, else with all threads.
 template <typename Run>
 void for_parts(const EdgeEnds& ends, Run&& run) {
-    if (ends.first_in[ends.n_nodes] != ends.n_edges) {
-        throw std::invalid_argument("a convolution of frozen weights takes no rows without edge");
-    }
     const std::int64_t f = ends.n_features, n_rows = ends.n_nodes + ends.n_edges;
     const int threads = num_threads(n_rows * f * f / kWorkPerThread);
     const auto parts = parts_of(ends, (kPartSize + f - 1) / f);
@@ -134,12 +141,13 @@ EdgeEnds from(EdgeEnds ends, const Part& part) {
 
 template <typename T>
 void convolution(const ConvolutionJob<T>& job) {
-    const std::int64_t f = job.ends.n_features;
+    const EdgeEnds ends = edges_of(job.ends);
+    const std::int64_t f = ends.n_features;
     const auto& layer = job.layer;
     const auto edge_gate = factor_of(layer.edge_gate, f), src_gate = factor_of(layer.src_gate, f),
                dst_gate = factor_of(layer.dst_gate, f), values = factor_of(layer.values, f),
                update = factor_of(layer.update, f);
-    for_parts(job.ends, [&](const Part& part, int threads) {
+    for_parts(ends, [&](const Part& part, int threads) {
         const std::int64_t nodes = part.n_nodes(), node = part.first_node * f;
         const std::int64_t edges = part.n_edges(), edge = part.first_edge * f;
         Scratch<T> scratch(2 * nodes * f);
@@ -152,8 +160,8 @@ void convolution(const ConvolutionJob<T>& job) {
         multiply(values, x, nodes, f, threads, job.values + node);
         multiply(update, x, nodes, f, threads, hidden);
         multiply(edge_gate, y, edges, f, threads, logits);
-        gated_messages<T>({from(job.ends, part), layer.eps, logits, src, dst, job.values + node,
-                           logits, mean, job.norm + node},
+        gated_messages<T>({from(ends, part), layer.eps, logits, src, dst, job.values + node, logits,
+                           mean, job.norm + node},
                           part.first_node, part.end_node, threads);
         share(nodes * f, threads, [&](std::int64_t begin, std::int64_t end) {
             for (std::int64_t i = begin; i < end; ++i) hidden[i] += mean[i];
@@ -163,18 +171,23 @@ void convolution(const ConvolutionJob<T>& job) {
             norm_silu(norm_job(layer.edge_norm, edges, f, logits, y, job.y_out + edge), threads);
         }
     });
+    if (job.y_out != nullptr) {
+        std::copy(job.y + ends.n_edges * f, job.y + job.ends.n_edges * f,
+                  job.y_out + ends.n_edges * f);
+    }
 }
 
 template <typename T>
 void convolution_backward(const ConvolutionGradientJob<T>& job) {
-    const std::int64_t f = job.ends.n_features;
+    const EdgeEnds ends = edges_of(job.ends);
+    const std::int64_t f = ends.n_features;
     const auto& layer = job.layer;
     const auto edge_gate = backward_factor_of(layer.edge_gate, f),
                src_gate = backward_factor_of(layer.src_gate, f),
                dst_gate = backward_factor_of(layer.dst_gate, f),
                values = backward_factor_of(layer.values, f),
                update = backward_factor_of(layer.update, f);
-    for_parts(job.ends, [&](const Part& part, int threads) {
+    for_parts(ends, [&](const Part& part, int threads) {
         const std::int64_t nodes = part.n_nodes(), node = part.first_node * f;
         const std::int64_t edges = part.n_edges(), edge = part.first_edge * f;
         Scratch<T> scratch((5 * nodes + edges) * f);
@@ -192,10 +205,9 @@ void convolution_backward(const ConvolutionGradientJob<T>& job) {
                 norm_gradient_job(layer.edge_norm, edges, f, logits, job.grad_y_out + edge, gates),
                 threads);
         }
-        gated_messages_backward<T>(
-            {from(job.ends, part), logits, job.values + node, job.mean + node, job.norm + node,
-             outer, hidden, total, gates, src, dst, value},
-            part.first_node, part.end_node, threads);
+        gated_messages_backward<T>({from(ends, part), logits, job.values + node, job.mean + node,
+                                    job.norm + node, outer, hidden, total, gates, src, dst, value},
+                                   part.first_node, part.end_node, threads);
         T* const grad_x = job.grad_x + node;
         std::copy_n(job.grad_x_out + node, nodes * f, grad_x);
         add_product(src_gate, src, nodes, f, threads, grad_x);
@@ -210,6 +222,12 @@ void convolution_backward(const ConvolutionGradientJob<T>& job) {
             add_product(edge_gate, gates, edges, f, threads, grad_y);
         }
     });
+    const std::int64_t first = ends.n_edges * f, last = job.ends.n_edges * f;
+    if (job.grad_y_out == nullptr) {
+        std::fill(job.grad_y + first, job.grad_y + last, T(0));
+    } else {
+        std::copy(job.grad_y_out + first, job.grad_y_out + last, job.grad_y + first);
+    }
 }
 
 #define SMOACS_INSTANTIATE(T)                            \

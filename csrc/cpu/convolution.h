@@ -56,7 +56,7 @@ struct ConvolutionGradientJob {
     T *grad_x, *grad_y;
 };
 
-// Throws std::invalid_argument if there are rows that are no edges.
+// Rows that are no edges stay as they are; throws std::invalid_argument unless they come last.
 template <typename T>
 void convolution(const ConvolutionJob<T>& job);
 

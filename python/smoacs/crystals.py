@@ -201,6 +201,26 @@ class CrystalBatch:
         return [structure.to_ase_atoms(msonable=False) for structure in self.to_structures()]
 
 
+def sum_by_crystal(values: Tensor, ptr: Tensor) -> Tensor:
+    """Sum over the sites of each crystal, added up in the order of the sites.
+
+    Parameters
+    ----------
+    values : Tensor (S, ...), float
+    ptr : Tensor (C + 1,), int64
+        Offsets of the crystals' sites.
+
+    Returns
+    -------
+    Tensor (C, ...)
+    """
+    if not values.is_cpu:  # where index_add knows no order
+        return torch.segment_reduce(values, "sum", offsets=ptr, axis=0, unsafe=True)
+    crystals = torch.arange(ptr.numel() - 1)
+    owner = torch.repeat_interleave(crystals, ptr.diff(), output_size=len(values))
+    return values.new_zeros(len(crystals), *values.shape[1:]).index_add(0, owner, values)
+
+
 def ragged_rows(ptr: Tensor, groups: Tensor, total: int | None = None) -> tuple[Tensor, Tensor]:
     """Row numbers of the chosen groups of a ragged array, and the offsets of the result.
 

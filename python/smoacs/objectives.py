@@ -10,7 +10,7 @@ from typing import Protocol, runtime_checkable
 import torch
 from torch import Tensor
 
-from smoacs.crystals import CrystalBatch
+from smoacs.crystals import CrystalBatch, sum_by_crystal
 from smoacs.ops import NeighborList, edge_vectors, neighbor_list
 from smoacs.templates import DesignSpace
 
@@ -267,9 +267,7 @@ class IonicContacts:
         isolated = torch.isinf(nearest.distance)
         squared = (vectors * vectors).sum(1).masked_fill(isolated, torch.nan)
         strain = squared.log() / 2 - (radii + radii[nearest.dst]).log()
-        total = torch.zeros_like(crystals.volume).index_add(
-            0, space.candidate_of_site, strain * strain
-        )
+        total = sum_by_crystal(strain * strain, crystals.ptr)
         # The clamp keeps the gradient of a perfect crystal zero instead of nan.
         return (total / crystals.n_sites).clamp_min(1e-12).sqrt()
 

@@ -194,7 +194,31 @@ def test_wrong_input() -> None:
     with pytest.raises(ValueError, match="weights must not require a gradient"):
         convolution(x, y, incidence, trained)
     padded = Incidence.of(
-        torch.cat([src, src.new_tensor([n])]), torch.cat([dst, dst.new_tensor([n])]), n
+        torch.cat([src.new_tensor([n]), src]), torch.cat([dst.new_tensor([n]), dst]), n
     )
-    with pytest.raises(ValueError, match="no rows without edge"):
+    with pytest.raises(ValueError, match="rows that are no edges must come last"):
         convolution(x, torch.cat([y, y[:1]]), padded, weights(4))
+
+
+@pytest.mark.parametrize("last", [True, False])
+@pytest.mark.parametrize(("sizes", "edges_per_node"), [([3, 2], 2), ([4] * 90, 12), ([2], 0)])
+def test_rows_that_are_no_edges_take_no_part(
+    sizes: list[int], edges_per_node: int, last: bool
+) -> None:
+    src, dst, n = crystals(sizes, edges_per_node)
+    w, width = weights(24), 24
+    x, y = normal(n, width, seed=1), normal(len(src) + 40, width, seed=2)
+    grads = normal(n, width, seed=3), normal(len(y), width, seed=4)
+    no_edges = src.new_full((40,), n)
+
+    def run(rows: int) -> list[Tensor]:
+        incidence = Incidence.of(*(torch.cat([e, no_edges])[:rows] for e in (src, dst)), n)
+        leaves = [x.clone().requires_grad_(), y[:rows].clone().requires_grad_()]
+        out = convolution(*leaves, incidence, w, update_edges=not last)
+        out = [o for o in out if o is not None]
+        weights_of = [g[: len(o)] for g, o in zip(grads, out, strict=False)]
+        return [*(o.detach() for o in out), *torch.autograd.grad(out, leaves, weights_of)]
+
+    for found, wanted in zip(run(len(y)), run(len(src)), strict=True):
+        assert torch.equal(found[: len(wanted)], wanted)
+        assert torch.isfinite(found).all()

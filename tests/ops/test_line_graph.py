@@ -8,6 +8,7 @@ import torch
 
 from cells import CELLS, FCC, batch, cell, random_cell
 from smoacs.ops import (
+    Incidence,
     LineGraph,
     NeighborList,
     _steps,
@@ -180,3 +181,17 @@ def test_operator_registration():
         torch.library.opcheck(
             torch.ops.smoacs.line_graph.default, (neighbors.src, neighbors.dst, keep, *arguments)
         )
+
+
+@pytest.mark.parametrize("device", ["cpu", pytest.param("cuda", marks=pytest.mark.cuda)])
+@pytest.mark.parametrize("capacities", [(None, None), (900, 12000), (900, 40)])
+def test_incidence_without_sorting_what_is_sorted(capacities, device):
+    crystals = CELLS["ragged batch"].to(device, torch.float64)
+    neighbors = neighbor_list(*crystals, cutoff=CUTOFF, capacity=capacities[0])
+    pairs = line_graph(neighbors, cutoff=2.9, capacity=capacities[1])
+    n_sites = len(crystals.frac_coords)
+    for found, wanted in (
+        (neighbors.incidence(n_sites), Incidence.of(neighbors.src, neighbors.dst, n_sites)),
+        (pairs.incidence(), Incidence.of(pairs.src, pairs.dst, len(neighbors.src))),
+    ):
+        assert all(map(torch.equal, found, wanted))

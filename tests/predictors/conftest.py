@@ -15,6 +15,7 @@ from torch import Tensor, nn
 
 from file_server import FileServer
 from smoacs.crystals import CrystalBatch
+from smoacs.ops import Incidence
 
 
 def _uniform(name: str, shape: tuple[int, ...]) -> np.ndarray:
@@ -107,8 +108,8 @@ def graph_of() -> Callable[..., SimpleNamespace]:
             np.fill_diagonal(pairs, False)
         first, second = np.nonzero(pairs)
         return SimpleNamespace(
-            neighbors=SimpleNamespace(src=torch.tensor(src), dst=torch.tensor(dst)),
-            line=SimpleNamespace(src=torch.tensor(first), dst=torch.tensor(second)),
+            bonds=Incidence.of(torch.tensor(src), torch.tensor(dst), len(coords)),
+            pairs=Incidence.of(torch.tensor(first), torch.tensor(second), len(src)),
             shift=torch.tensor(shift, dtype=torch.float64),
             vectors=torch.tensor(vectors),
         )

@@ -13,13 +13,14 @@ from torch import Tensor, nn
 
 from plain_alignn import plain_torch
 from smoacs.crystals import CrystalBatch
-from smoacs.ops import edge_vectors
+from smoacs.ops import edge_vectors, line_graph, neighbor_list
 from smoacs.predictors import load
 from smoacs.predictors.alignn import ALIGNN, ALIGNNConfig, CutoffEnvelope
 from smoacs.predictors.base import Graph, GraphSpec
 from smoacs.predictors.element_features import cgcnn_table
 
 SMALL = ALIGNNConfig(alignn_layers=2, gcn_layers=1, embedding_features=8, hidden_features=16)
+ENVELOPED = replace(SMALL, norm="layer", envelope=CutoffEnvelope(4.0, 5, multiply=True))
 SPEC = GraphSpec(6.0, 8, "knn", line_graph=True, three_body_cutoff=3.5, self_pairs=True)
 TOLERANCE = {torch.float64: 1e-10, torch.float32: 5e-6}
 SUFFIX = {torch.float64: "f64", torch.float32: "f32"}
@@ -44,8 +45,8 @@ def outputs(network: nn.Module, crystal: CrystalBatch, graph: SimpleNamespace) -
         out = network(
             features(crystal, dtype),
             graph.vectors.to(dtype),
-            graph.neighbors,
-            graph.line,
+            graph.bonds,
+            graph.pairs,
             crystal.ptr,
         )
     assert out.shape == (1, network.config.output_features)
@@ -93,7 +94,7 @@ def test_first_generation_outputs(
                 continue
             edges = directed(graphs[f"{crystal_name}/edges_{kind}"])
             graph = graph_of(crystal, edges, self_pairs=False, three_body=None)
-            assert len(graph.line.src) == entry[f"n_line_edges_{kind}"]
+            assert len(graph.pairs.src) == entry[f"n_line_edges_{kind}"]
             [found] = outputs(network, crystal, graph)
             assert found == pytest.approx(expected, abs=TOLERANCE[dtype], rel=0)
             compared += 1
@@ -131,7 +132,7 @@ def test_second_generation_outputs(
                 self_pairs=True,
                 three_body=data["graphs"][kind]["three_body_cutoff"],
             )
-            assert len(graph.line.src) == entry["n_lg"]
+            assert len(graph.pairs.src) == entry["n_lg"]
             found = outputs(network, crystal, graph)
             assert found == pytest.approx(expected, abs=TOLERANCE[dtype], rel=0)
             compared += 1
@@ -150,14 +151,14 @@ def test_first_generation_gradients(
     for name, crystal in reference_crystals.items():
         edges = directed(graphs[f"{name}/edges_canon"])
         graph = graph_of(crystal, edges, self_pairs=False, three_body=None)
-        ends = graph.neighbors
+        ends = graph.bonds
         leaves = [
             x.clone().requires_grad_()
             for x in (crystal.frac_coords, crystal.lattice[0], features(crystal, torch.float64))
         ]
         coords, lattice, atoms = leaves
         vectors = (coords[ends.dst] + graph.shift - coords[ends.src]) @ lattice
-        out = network(atoms, vectors, ends, graph.line, crystal.ptr)
+        out = network(atoms, vectors, ends, graph.pairs, crystal.ptr)
         for found, key in zip(
             torch.autograd.grad(out.sum(), leaves),
             ("grad_frac", "grad_lattice_fixed_frac", "grad_atom_features"),
@@ -188,12 +189,12 @@ def test_second_generation_gradients(
             self_pairs=True,
             three_body=settings[kind]["three_body_cutoff"],
         )
-        ends = graph.neighbors
+        ends = graph.bonds
         rounded = torch.tensor(np.round(crystal.lattice[0].numpy(), 5))
         positions = (crystal.frac_coords @ rounded).requires_grad_()
         lattice = crystal.lattice[0].clone().requires_grad_()
         vectors = positions[ends.dst] - positions[ends.src] + graph.shift @ lattice
-        out = network(features(crystal, torch.float64), vectors, ends, graph.line, crystal.ptr)
+        out = network(features(crystal, torch.float64), vectors, ends, graph.pairs, crystal.ptr)
         found = torch.autograd.grad(out.sum(), (positions, lattice))
         for gradient, suffix in zip(found, ("grad_pos", "grad_lat_fixedpos"), strict=True):
             expected = torch.tensor(graphs[f"{key}/{suffix}"])
@@ -246,7 +247,8 @@ def run(network: nn.Module, crystals: CrystalBatch, graph: Graph) -> Tensor:
     dtype = next(network.parameters()).dtype
     vectors = edge_vectors(crystals.frac_coords, crystals.lattice, graph.neighbors)
     atoms = features(crystals, dtype)
-    return network(atoms, vectors.to(dtype), graph.neighbors, graph.line, crystals.ptr)
+    bonds = graph.bonds(len(atoms))
+    return network(atoms, vectors.to(dtype), bonds, graph.pairs, crystals.ptr)
 
 
 @pytest.mark.parametrize("norm", ["batch", "layer"])
@@ -263,7 +265,7 @@ def test_a_crystal_does_not_depend_on_its_batch(
         graph = Graph.build(part, SPEC)
         vectors = edge_vectors(part.frac_coords, part.lattice, graph.neighbors).requires_grad_()
         atoms = features(part, dtype).requires_grad_()
-        out = network(atoms, vectors, graph.neighbors, graph.line, part.ptr)
+        out = network(atoms, vectors, graph.bonds(len(atoms)), graph.pairs, part.ptr)
         return [out.detach(), *torch.autograd.grad(out.square().sum(), (vectors, atoms))]
 
     together = both(range(64))
@@ -273,12 +275,33 @@ def test_a_crystal_does_not_depend_on_its_batch(
             assert torch.equal(whole, torch.cat(pieces))
 
 
+@pytest.mark.parametrize("device", ["cpu", pytest.param("cuda", marks=pytest.mark.cuda)])
+@pytest.mark.parametrize("config", [SMALL, ENVELOPED])
+def test_lists_with_a_capacity_give_what_others_give(
+    rattled_crystals: CrystalBatch, hash_fill: Fill, config: ALIGNNConfig, device: str
+) -> None:
+    network = hash_fill(ALIGNN(config)).to(device).requires_grad_(False)
+    crystals = rattled_crystals.to(device, torch.float32)
+    geometry = (crystals.frac_coords, crystals.lattice, crystals.ptr)
+
+    def both(*capacities: int | None) -> list[Tensor]:
+        bonds = neighbor_list(*geometry, cutoff=6.0, k=8, rule="knn_shell", capacity=capacities[0])
+        graph = Graph(bonds, line_graph(bonds, cutoff=3.5, capacity=capacities[1]))
+        leaves = [x.clone().requires_grad_() for x in (crystals.lattice, crystals.frac_coords)]
+        out = run(network, replace(crystals, lattice=leaves[0], frac_coords=leaves[1]), graph)
+        return [out.detach(), *torch.autograd.grad(out.square().sum(), leaves)]
+
+    for found, wanted in zip(both(1000, 9000), both(None, None), strict=True):
+        assert torch.isfinite(found).all()
+        assert torch.equal(found, wanted)
+
+
 @pytest.mark.parametrize(
     "config",
     [
         SMALL,
         replace(SMALL, norm="layer", link="log"),
-        replace(SMALL, norm="layer", envelope=CutoffEnvelope(4.0, 5, multiply=True)),
+        ENVELOPED,
         replace(SMALL, norm="layer", gcn_layers=0, link="logit"),
         replace(SMALL, norm="layer", alignn_layers=0),
     ],
@@ -298,6 +321,17 @@ def test_gradients_equal_finite_differences(
     assert torch.autograd.gradcheck(
         predict, [x.clone().requires_grad_() for x in leaves], fast_mode=True
     )
+
+
+def test_predictors_share_what_is_sorted(rattled_crystals: CrystalBatch) -> None:
+    predictor = load("smoacs-alignn-mp")
+    crystals = rattled_crystals.to(dtype=torch.float32)
+    graph = Graph.build(crystals, predictor.graph)
+    first = predictor.predict(crystals, graph)
+    kept = graph.bonds(len(crystals.frac_coords)), graph.pairs
+    assert predictor.predict(crystals, graph).keys() == first.keys()
+    assert graph.bonds(len(crystals.frac_coords)) is kept[0]
+    assert graph.pairs is kept[1]
 
 
 def test_unread_outputs_are_left_out_but_their_weights_load(

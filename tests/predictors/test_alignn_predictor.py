@@ -87,8 +87,8 @@ def test_first_generation(first: Path, hash_fill: Fill, rattled_crystals: Crysta
     expected = hash_fill(ALIGNN(ALIGNNConfig(**SIZE)))(
         crystals.composition @ cgcnn_table(),
         edge_vectors(crystals.frac_coords, crystals.lattice, graph.neighbors),
-        graph.neighbors,
-        graph.line,
+        graph.bonds(len(crystals.frac_coords)),
+        graph.pairs,
         crystals.ptr,
     )
     found = predictor.predict(crystals, graph)["formation_energy"]

@@ -10,6 +10,7 @@ from smoacs.ops.matrix_product import matrix_product
 from smoacs.ops.memory import kept_memory
 from smoacs.ops.neighbors import NeighborList, neighbor_list
 from smoacs.ops.norm_silu import norm_silu
+from smoacs.ops.pair_cosines import pair_cosines
 from smoacs.ops.resample import random_normal, random_uniform, resample
 
 __all__ = [
@@ -30,6 +31,7 @@ __all__ = [
     "neighbor_list",
     "norm_silu",
     "pack_mask",
+    "pair_cosines",
     "random_normal",
     "random_uniform",
     "resample",

@@ -92,7 +92,7 @@ def convolution(
     x : Tensor (N, F), float32 or float64, on the CPU
     y : Tensor (E, F), same dtype
     incidence : Incidence
-        Without rows that are no edges.
+        Rows that are no edges come last; their y stays as it is.
     weights : ConvolutionWeights
         Frozen: for gradients to weights there is :func:`smoacs.ops.gated_messages`.
     update_edges : bool
@@ -106,7 +106,8 @@ def convolution(
     Raises
     ------
     ValueError
-        If a shape or a device does not fit, weights require a gradient or rows are no edges.
+        If a shape or a device does not fit, weights require a gradient, or an edge follows a row
+        that is none.
     TypeError
         If a dtype does not.
     """

@@ -9,8 +9,10 @@ import torch
 from torch import Tensor
 
 from smoacs.ops import _steps
+from smoacs.ops._grouping import grouped
 from smoacs.ops._native import addresses, kernels
 from smoacs.ops._operator import operator
+from smoacs.ops.gated_messages import Incidence
 from smoacs.ops.neighbors import NeighborList, check_capacity, fit
 
 
@@ -33,6 +35,15 @@ class LineGraph:
     src: Tensor
     dst: Tensor
     pair_ptr: Tensor
+
+    def incidence(self) -> Incidence:
+        """The pairs that each edge is the first and the second of."""
+        n_pairs, n_edges = len(self.dst), len(self.pair_ptr) - 1
+        # They are in the order of their second edges; where there are too many, the last are left
+        # out.
+        by_dst = torch.arange(n_pairs, device=self.dst.device)
+        first_in = self.pair_ptr.clamp(max=n_pairs)
+        return Incidence(self.src, self.dst, *grouped(self.src, n_edges), by_dst, first_in)
 
 
 def line_graph(

@@ -9,9 +9,11 @@ import torch
 from torch import Tensor
 
 from smoacs.ops import _steps
+from smoacs.ops._grouping import grouped
 from smoacs.ops._native import addresses, check_tensor, dtype_name, kernels
 from smoacs.ops._operator import operator
 from smoacs.ops._steps import Query
+from smoacs.ops.gated_messages import Incidence
 
 RULES = ("radius", "knn", "knn_shell")
 
@@ -42,6 +44,13 @@ class NeighborList:
     shift: Tensor
     distance: Tensor
     edge_ptr: Tensor
+
+    def incidence(self, n_sites: int) -> Incidence:
+        """The edges that start and end at each of the S sites that the list was made for."""
+        # They are in the order of their sources.
+        first_out = torch.searchsorted(self.src, torch.arange(n_sites + 1, device=self.src.device))
+        by_src = torch.arange(len(self.src), device=self.src.device)
+        return Incidence(self.src, self.dst, by_src, first_out, *grouped(self.dst, n_sites))
 
 
 def neighbor_list(

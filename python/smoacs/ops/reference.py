@@ -66,6 +66,12 @@ def gated_messages(
     return logits, total / (zeros.index_add(0, dst, gates) + eps)
 
 
+def pair_cosines(vectors: Tensor, src: Tensor, dst: Tensor) -> Tensor:
+    """Same as :func:`smoacs.ops.pair_cosines`, from the bonds of the pairs."""
+    directions = vectors / vectors.norm(dim=1, keepdim=True)
+    return -(directions[src] * directions[dst]).sum(1).clamp(-1.0, 1.0)
+
+
 def norm_silu(
     x: Tensor,
     weight: Tensor,

@@ -9,13 +9,14 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass
-from typing import Any, Literal, Protocol
+from typing import Any, Literal
 
 import numpy as np
 import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
+from smoacs.crystals import sum_by_crystal
 from smoacs.ops import (
     Affine,
     ConvolutionWeights,
@@ -24,19 +25,13 @@ from smoacs.ops import (
     gated_messages,
     interpolate,
     norm_silu,
+    pair_cosines,
 )
-from smoacs.predictors.layers import Linear, crystal_index, gaussians, sigmoid, sum_at
+from smoacs.predictors.layers import Linear, gaussians, sigmoid
 
 _GATE_EPS = 1e-6
 # Pairs are many, and all that enters their embedding is a cosine: it is computed on a grid.
 _COSINE_STEPS = 1024
-
-
-class DirectedEdges(Protocol):
-    """Ends of directed edges: atoms for bonds, bonds for bond pairs."""
-
-    src: Tensor
-    dst: Tensor
 
 
 @dataclass(frozen=True)
@@ -250,8 +245,8 @@ class ALIGNN(nn.Module):
         self,
         atom_features: Tensor,
         edge_vectors: Tensor,
-        neighbors: DirectedEdges,
-        line: DirectedEdges,
+        bonds: Incidence,
+        pairs: Incidence | None,
         ptr: Tensor,
     ) -> Tensor:
         """Outputs of C crystals.
@@ -261,10 +256,11 @@ class ALIGNN(nn.Module):
         atom_features : Tensor (S, atom_input_features), float
         edge_vectors : Tensor (E, 3), float
             Vectors from source to destination of each bond, in Å.
-        neighbors : DirectedEdges
-            Atoms (E,) at the ends of each bond.
-        line : DirectedEdges
-            Bonds (T,) of each pair; the first ends where the second begins.
+        bonds : Incidence
+            Bonds between atoms.
+        pairs : Incidence or None
+            Pairs of bonds, the first of which ends where the second begins; not needed without
+            layers with bond pairs.
         ptr : Tensor (C + 1,), int64
             Offsets of the crystals' sites.
 
@@ -275,10 +271,8 @@ class ALIGNN(nn.Module):
         lengths = _norms(edge_vectors)
         x = self.atom_embedding(atom_features)
         y = self._embed_lengths(lengths)
-        bonds = Incidence.of(neighbors.src, neighbors.dst, x.shape[0])
-        if len(self.alignn_layers) > 0:
-            pairs = Incidence.of(line.src, line.dst, y.shape[0])
-            z = self._embed_cosines(_pair_cosines(edge_vectors, lengths, line))
+        if pairs is not None and len(self.alignn_layers) > 0:
+            z = self._embed_cosines(pair_cosines(edge_vectors, pairs))
         # What no later layer reads is not computed: pairs after the last layer with pairs, bonds
         # after the last layer of all. The weights stay, so that official files load strictly.
         for left, layer in _count_down(self.alignn_layers):
@@ -287,9 +281,7 @@ class ALIGNN(nn.Module):
                 y, z = layer.edge_update(y, z, pairs, update_edges=left > 0)
         for left, layer in _count_down(self.gcn_layers):
             x, y = layer(x, y, bonds, update_edges=left > 0)
-        crystal = crystal_index(ptr, x.shape[0])
-        mean = sum_at(x, crystal, ptr.numel() - 1) / ptr.diff()[:, None]
-        return self._link(self.fc(mean))
+        return self._link(self.fc(sum_by_crystal(x, ptr) / ptr.diff()[:, None]))
 
     @property
     def readout(self) -> Linear:
@@ -332,12 +324,5 @@ def _count_down(layers: nn.ModuleList) -> Iterator[tuple[int, Any]]:
 def _norms(vectors: Tensor) -> Tensor:
     """Lengths (N,) of vectors (N, 3), summed in a fixed order."""
     x, y, z = vectors.unbind(1)
-    return (x * x + y * y + z * z).sqrt()
-
-
-def _pair_cosines(edge_vectors: Tensor, lengths: Tensor, line: DirectedEdges) -> Tensor:
-    """Cosine of the angle at the atom that the two bonds of each pair share, (T,)."""
-    directions = edge_vectors / lengths[:, None]
-    ax, ay, az = directions.index_select(0, line.src).unbind(1)
-    bx, by, bz = directions.index_select(0, line.dst).unbind(1)
-    return -(ax * bx + ay * by + az * bz).clamp(-1.0, 1.0)
+    # Rows that are no bonds are zero: there the gradient would be NaN.
+    return (x * x + y * y + z * z).clamp(min=1e-12).sqrt()

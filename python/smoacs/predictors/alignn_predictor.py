@@ -77,7 +77,8 @@ class ALIGNNPredictor(BundledPredictor):
     def _outputs(
         self, features: Tensor, vectors: Tensor, graph: Graph, crystals: CrystalBatch
     ) -> Tensor:
-        return self.network(features, vectors, graph.neighbors, graph.line, crystals.ptr)
+        bonds = graph.bonds(len(features))
+        return self.network(features, vectors, bonds, graph.pairs, crystals.ptr)
 
     @classmethod
     def _build(cls, arguments: dict[str, Any]) -> ALIGNN:

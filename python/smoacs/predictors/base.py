@@ -3,14 +3,23 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
+from functools import cached_property
 from typing import TYPE_CHECKING, Protocol, runtime_checkable
 
 import torch
 from torch import Tensor
 
 from smoacs.crystals import CrystalBatch
-from smoacs.ops import LineGraph, NeighborList, edge_vectors, line_graph, neighbor_list
+from smoacs.ops import (
+    Incidence,
+    LineGraph,
+    NeighborList,
+    edge_vectors,
+    line_graph,
+    neighbor_list,
+    pair_cosines,
+)
 
 if TYPE_CHECKING:
     from dgl import DGLGraph
@@ -73,6 +82,18 @@ class Graph:
 
     neighbors: NeighborList
     line: LineGraph | None = None
+    _bonds: list[Incidence] = field(default_factory=list, init=False, repr=False, compare=False)
+
+    def bonds(self, n_sites: int) -> Incidence:
+        """Bonds of each of the S atoms, sorted once for all predictors."""
+        if not self._bonds:
+            self._bonds.append(self.neighbors.incidence(n_sites))
+        return self._bonds[0]
+
+    @cached_property
+    def pairs(self) -> Incidence | None:
+        """Bond pairs of each bond, sorted once for all predictors."""
+        return None if self.line is None else self.line.incidence()
 
     @classmethod
     def build(cls, crystals: CrystalBatch, spec: GraphSpec) -> Graph:
@@ -120,15 +141,13 @@ class Graph:
         atoms.ndata["composition"] = crystals.composition
         atoms.edata["r"] = vectors
         atoms.edata["images"] = bonds.shift
-        if self.line is None:
+        if self.line is None or self.pairs is None:
             return atoms, None
         pairs = dgl.graph((self.line.src, self.line.dst), num_nodes=len(bonds.src))
-        directions = vectors / vectors.norm(dim=1, keepdim=True)
-        cosines = -(directions[self.line.src] * directions[self.line.dst]).sum(1)
         owner = torch.bucketize(self.line.dst, bonds.edge_ptr[1:], right=True)
         pairs.set_batch_num_nodes(bonds.edge_ptr.diff())
         pairs.set_batch_num_edges(torch.bincount(owner, minlength=len(crystals)))
-        pairs.edata["h"] = cosines.clamp(-1, 1)
+        pairs.edata["h"] = pair_cosines(vectors, self.pairs)
         return atoms, pairs
 
 

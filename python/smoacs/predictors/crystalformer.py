@@ -15,7 +15,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from smoacs.crystals import N_ELEMENTS, CrystalBatch
+from smoacs.crystals import N_ELEMENTS, CrystalBatch, sum_by_crystal
 from smoacs.ops import NeighborList, matrix_product
 from smoacs.predictors.base import GraphSpec
 from smoacs.predictors.crystalformer_attention import lattice_attention
@@ -25,7 +25,7 @@ from smoacs.predictors.crystalformer_terms import (
     LatticeTerms,
     images_in_box,
 )
-from smoacs.predictors.layers import Linear, crystal_index, elu, linear, sum_at
+from smoacs.predictors.layers import Linear, elu, linear
 
 
 @dataclass(frozen=True)
@@ -267,8 +267,7 @@ class Crystalformer(nn.Module):
         x = atom_features
         for layer in self.encoder.layers:
             x = layer(x, terms)
-        mean = sum_at(x, crystal_index(ptr, len(x)), ptr.numel() - 1) / ptr.diff()[:, None]
-        return self.mlp(mean)
+        return self.mlp(sum_by_crystal(x, ptr) / ptr.diff()[:, None])
 
 
 def _pair_products(q: Tensor, k: Tensor, pairs: AtomPairs) -> Tensor:

@@ -15,7 +15,7 @@ from torch.autograd.function import once_differentiable
 
 from smoacs.ops import matrix_product
 from smoacs.predictors.crystalformer_terms import Block, LatticeTerms
-from smoacs.predictors.layers import Gaussians, sum_at
+from smoacs.predictors.layers import Gaussians, add_at_, sum_at
 
 # Of exponents: what is smaller counts as nothing, and subnormal numbers make exp ten times slower.
 _LOWEST_EXPONENT = -80.0
@@ -95,7 +95,7 @@ class _LatticeAttention(torch.autograd.Function):
             total = weight.sum(1)
             norm[block.atoms] = total
             radial[block.atoms] = matrix_product(weight.mT, basis).div_(total[:, :, None])
-            weights.index_add_(0, terms.pair[block.slots], weight.view(-1, heads))
+            add_at_(weights, terms.pair[block.slots], weight.view(-1, heads))
         weights = weights[:-1] / norm.index_select(0, terms.pairs.first)
         ctx.save_for_backward(pair_logits, decay, lengths, squares, centers, norm, weights, radial)
         ctx.terms, ctx.width = terms, width
@@ -130,7 +130,7 @@ class _LatticeAttention(torch.autograd.Function):
             products = matrix_product(basis_of(length), slopes[block.atoms])
             inner = products[:, :, :heads]
             grad = outer.index_select(0, pair).view(weight.shape).add_(inner).mul_(weight)
-            grad_logits.index_add_(0, pair, grad.view(-1, heads))
+            add_at_(grad_logits, pair, grad.view(-1, heads))
             square = squares[block.slots].view(length.shape)[:, :, None]
             grad_decay[block.atoms] = matrix_product(grad.mT, square)[:, :, 0]
             if grad_lengths is not None and grad_squares is not None:

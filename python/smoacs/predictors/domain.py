@@ -11,7 +11,7 @@ from torch import Tensor
 
 from smoacs.chemistry.elements import atomic_number
 from smoacs.chemistry.radii import site_radius
-from smoacs.crystals import N_ELEMENTS, CrystalBatch
+from smoacs.crystals import N_ELEMENTS, CrystalBatch, sum_by_crystal
 from smoacs.ops import NeighborList
 
 RARE_ELEMENT = "rare element"
@@ -52,7 +52,7 @@ class Domain(BaseModel):
         table = torch.full((N_ELEMENTS + 1,), math.nan)
         for symbol, atomic_volume in self.atomic_volumes.items():
             table[atomic_number(symbol)] = atomic_volume
-        total = sum_by_crystal(table.to(crystals.lattice)[crystals.atomic_numbers], crystals)
+        total = sum_by_crystal(table.to(crystals.lattice)[crystals.atomic_numbers], crystals.ptr)
         volume = crystals.volume / total
         low, high = self.volume
         return {
@@ -68,11 +68,6 @@ def closest_contact(crystals: CrystalBatch, neighbors: NeighborList) -> Tensor:
     ratio = neighbors.distance / (radius[neighbors.src] + radius[neighbors.dst])
     owner = crystals.crystal_index[neighbors.src]
     return ratio.new_full((len(crystals),), math.inf).scatter_reduce(0, owner, ratio, "amin")
-
-
-def sum_by_crystal(values: Tensor, crystals: CrystalBatch) -> Tensor:
-    """Sum over the sites (S,) of each crystal, (C,)."""
-    return values.new_zeros(len(crystals)).index_add(0, crystals.crystal_index, values)
 
 
 @cache

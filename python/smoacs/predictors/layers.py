@@ -131,7 +131,15 @@ def sum_at(values: Tensor, index: Tensor, size: int) -> Tensor:
     -------
     Tensor (size, F)
     """
-    return values.new_zeros(size, values.shape[1]).index_add(0, index, values)
+    return add_at_(values.new_zeros(size, values.shape[1]), index, values)
+
+
+def add_at_(total: Tensor, index: Tensor, values: Tensor) -> Tensor:
+    """Add rows (N, F) to those that ``index`` (N,) names, in the order of the rows; in place."""
+    if total.is_cpu:
+        return total.index_add_(0, index, values)
+    # index_add knows no order on a GPU; this sorts by index first.
+    return total.index_put_((index,), values, accumulate=True)
 
 
 def crystal_index(ptr: Tensor, n_sites: int) -> Tensor:

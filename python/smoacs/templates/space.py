@@ -10,7 +10,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from smoacs.crystals import ragged_rows
+from smoacs.crystals import ragged_rows, sum_by_crystal
 from smoacs.ops import PackedMask, pack_mask
 from smoacs.templates.base import Template
 
@@ -221,9 +221,8 @@ class DesignSpace:
             if role not in self.templates[number].roles:
                 raise ValueError(f"template {self.templates[number].name} has no {role} sites")
         member = self._role_members[role]
-        zeros = torch.zeros(len(self), dtype=values.dtype, device=values.device)
-        count = zeros.index_add(0, self.candidate_of_site, member.to(values.dtype))
-        return zeros.index_add(0, self.candidate_of_site, values * member) / count
+        count = sum_by_crystal(member.to(values.dtype), self.ptr)
+        return sum_by_crystal(values * member, self.ptr) / count
 
     def _pad(self, array: np.ndarray) -> np.ndarray:
         """Zero-pad axis 1 (patterns) to K."""

@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from types import SimpleNamespace
 
 import torch
 from torch import Tensor
 
+from smoacs.ops import Incidence
 from smoacs.predictors.alignn import ALIGNN, ALIGNNConfig
 from smoacs.predictors.base import GraphSpec
 from smoacs.predictors.crystalformer import Crystalformer, CrystalformerConfig
@@ -113,8 +113,8 @@ def apply(model: Network, batch: GraphBatch, atom_features: Tensor) -> Tensor:
     return model(
         atom_features[batch.atomic_numbers - 1],
         batch.vectors,
-        SimpleNamespace(src=batch.src, dst=batch.dst),
-        SimpleNamespace(src=batch.line_src, dst=batch.line_dst),
+        Incidence.of(batch.src, batch.dst, len(batch.atomic_numbers)),
+        Incidence.of(batch.line_src, batch.line_dst, len(batch.vectors)),
         batch.site_ptr,
     )
 
