@@ -82,13 +82,12 @@ class Step:
 def matrix_products(network: ALIGNN, n_atoms: int, n_edges: int, n_pairs: int) -> list[Shape]:
     """Shapes (m, k, n) of the products that a network needs for outputs and input gradients.
 
-    The pairs' embedding needs none: it is a function of one number, the cosine, and can be looked
-    up. Nor does the map to single numbers at the end.
+    Embeddings of bonds and pairs need none: they are functions of one number, the length or the
+    cosine, and can be looked up. Nor does the map to single numbers at the end.
     """
     c = network.config
-    h, e = c.hidden_features, c.embedding_features
-    forward = [(n_atoms, c.atom_input_features, h), (n_edges, c.edge_input_features, e)]
-    forward.append((n_edges, e, h))
+    h = c.hidden_features
+    forward = [(n_atoms, c.atom_input_features, h)]
 
     def convolution(nodes: int, edges: int) -> list[Shape]:
         return [(nodes, h, h)] * 4 + [(edges, h, h)]
@@ -193,7 +192,8 @@ def test_every_weight_matrix_is_multiplied_with(model: str) -> None:
     maps = [
         module
         for name, module in network.named_modules()
-        if isinstance(module, nn.Linear) and not name.startswith(("fc", "angle_embedding"))
+        if isinstance(module, nn.Linear)
+        and not name.startswith(("fc", "edge_embedding", "angle_embedding"))
     ]
     forward = [(m.in_features, m.out_features) for m in maps]
     backward = [(m.out_features, m.in_features) for m in maps]

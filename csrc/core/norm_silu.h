@@ -98,6 +98,7 @@ SMOACS_LANES void norm_silu_gradient(const NormGradientJob<T>& job, std::int64_t
     const T* __restrict__ weight = job.weight;
     const T* __restrict__ bias = job.bias;
     detail::Standard<T> z[Rows];
+    T mean[Rows], slope[Rows];
     for (int i = 0; i < rows; ++i) z[i] = detail::standard(job, first + i);
     for (int i = 0; i < rows; ++i) {
         const auto standard = z[i];
@@ -107,34 +108,32 @@ SMOACS_LANES void norm_silu_gradient(const NormGradientJob<T>& job, std::int64_t
         for_columns(n, [&](std::int64_t c, int) {
             grad_x[c] = grad[c] * silu_slope(standard(x[c]) * weight[c] + bias[c]);
         });
-        if (sums == nullptr) continue;
-        T* __restrict__ weight_sums = sums;
-        T* __restrict__ bias_sums = sums + n;
-        for_columns(n, [&](std::int64_t c, int) {
-            weight_sums[c] += grad_x[c] * standard(x[c]);
-            bias_sums[c] += grad_x[c];
+        if (sums != nullptr) {
+            T* __restrict__ weight_sums = sums;
+            T* __restrict__ bias_sums = sums + n;
+            for_columns(n, [&](std::int64_t c, int) {
+                weight_sums[c] += grad_x[c] * standard(x[c]);
+                bias_sums[c] += grad_x[c];
+            });
+        }
+        T mean_lane[kPerWord], slope_lane[kPerWord];
+        for (int j = 0; j < kPerWord; ++j) mean_lane[j] = slope_lane[j] = T(0);
+        for_columns(n, [&](std::int64_t c, int j) {
+            const T weighted = grad_x[c] * weight[c];
+            grad_x[c] = weighted;
+            mean_lane[j] += weighted;
+            slope_lane[j] += weighted * standard(x[c]);
         });
+        mean[i] = fold<Sum>(mean_lane) / T(n);
+        slope[i] = fold<Sum>(slope_lane) / T(n);
     }
-    T mean[Rows], slope[Rows];
-    for (int i = 0; i < rows; ++i) {
-        const auto standard = z[i];
-        const T* __restrict__ x = job.x + (first + i) * n;
-        const T* __restrict__ grad_x = job.grad_x + (first + i) * n;
-        mean[i] = slope[i] = T(0);
-        if (!job.standardize) continue;
-        mean[i] = sum_columns<T>(n, [&](std::int64_t c) { return grad_x[c] * weight[c]; }) / T(n);
-        slope[i] = sum_columns<T>(
-                       n, [&](std::int64_t c) { return grad_x[c] * weight[c] * standard(x[c]); }) /
-                   T(n);
-    }
-    for (int i = 0; i < rows; ++i) {
+    for (int i = 0; job.standardize && i < rows; ++i) {
         const auto standard = z[i];
         const T row_mean = mean[i], row_slope = slope[i];
         const T* __restrict__ x = job.x + (first + i) * n;
         T* __restrict__ grad_x = job.grad_x + (first + i) * n;
         for_columns(n, [&](std::int64_t c, int) {
-            grad_x[c] =
-                (grad_x[c] * weight[c] - row_mean - standard(x[c]) * row_slope) * standard.scale;
+            grad_x[c] = (grad_x[c] - row_mean - standard(x[c]) * row_slope) * standard.scale;
         });
     }
 }

@@ -14,8 +14,9 @@ namespace smoacs::cpu {
 
 namespace {
 
-// Numbers of an array of edges in one part; several such arrays fit into the second-level cache.
-constexpr std::int64_t kPartSize = 1 << 14;
+// Edges of a part: enough for each time that the weights come from the third-level cache, few
+// enough for their features to stay in the second.
+constexpr std::int64_t kPartEdges = 256;
 // Fewer multiplications than this per thread are not worth waking it.
 constexpr std::int64_t kWorkPerThread = 1 << 17;
 
@@ -64,7 +65,7 @@ template <typename Run>
 void for_parts(const EdgeEnds& ends, Run&& run) {
     const std::int64_t f = ends.n_features, n_rows = ends.n_nodes + ends.n_edges;
     const int threads = num_threads(n_rows * f * f / kWorkPerThread);
-    const auto parts = parts_of(ends, (kPartSize + f - 1) / f);
+    const auto parts = parts_of(ends, kPartEdges);
     const auto n = static_cast<std::int64_t>(parts.size());
     const bool many = n >= 4 * threads;
 #pragma omp parallel for num_threads(many ? threads : 1) schedule(dynamic)

@@ -80,7 +80,8 @@ SMOACS_HD void multiply_panel(const Panel<T>& panel) {
     for (; row + kTileRows <= panel.n_rows; row += kTileRows) {
         multiply_tile<kTileRows, N, Bytes>(panel, row);
     }
-    for (; row < panel.n_rows; ++row) multiply_tile<1, N, Bytes>(panel, row);
+    for (; row + 2 <= panel.n_rows; row += 2) multiply_tile<2, N, Bytes>(panel, row);
+    if (row < panel.n_rows) multiply_tile<1, N, Bytes>(panel, row);
 }
 
 // --- One function for each instruction set: a tile's sums must fit into its registers ------------

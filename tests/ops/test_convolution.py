@@ -7,9 +7,9 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor
-from torch.nn import functional
 
-from smoacs.ops import Affine, ConvolutionWeights, Incidence, convolution, reference
+from plain_alignn import plain_convolution
+from smoacs.ops import Affine, ConvolutionWeights, Incidence, convolution
 
 EPS = 1e-6
 TOLERANCE = {torch.float32: 2e-5, torch.float64: 1e-11}
@@ -49,26 +49,6 @@ def crystals(sizes: list[int], edges_per_node: int) -> tuple[Tensor, Tensor, int
     return torch.cat(src), torch.cat(dst), first
 
 
-def plain(
-    x: Tensor, y: Tensor, src: Tensor, dst: Tensor, w: ConvolutionWeights
-) -> tuple[Tensor, Tensor]:
-    """The same by the reference functions, one after the other."""
-    logits, mean = reference.gated_messages(
-        functional.linear(y, *w.edge_gate),
-        functional.linear(x, *w.src_gate),
-        functional.linear(x, *w.dst_gate),
-        functional.linear(x, *w.values),
-        src,
-        dst,
-        eps=w.eps,
-    )
-    hidden = functional.linear(x, *w.update) + mean
-    return (
-        reference.norm_silu(hidden, *w.node_norm, x, eps=w.norm_eps),
-        reference.norm_silu(logits, *w.edge_norm, y, eps=w.norm_eps),
-    )
-
-
 def results(
     x: Tensor, y: Tensor, src: Tensor, dst: Tensor, w: ConvolutionWeights, grads: tuple[Tensor, ...]
 ) -> tuple[Tensor, ...]:
@@ -81,7 +61,7 @@ def wanted(
     x: Tensor, y: Tensor, src: Tensor, dst: Tensor, w: ConvolutionWeights, grads: tuple[Tensor, ...]
 ) -> tuple[Tensor, ...]:
     x, y = x.clone().requires_grad_(), y.clone().requires_grad_()
-    out = plain(x, y, src, dst, w)
+    out = plain_convolution(x, y, Incidence.of(src, dst, len(x)), w)
     return *(o.detach() for o in out), *torch.autograd.grad(out, (x, y), grads)
 
 

@@ -30,8 +30,10 @@ from smoacs.ops import (
 from smoacs.predictors.layers import Linear, gaussians, sigmoid
 
 _GATE_EPS = 1e-6
-# Pairs are many, and all that enters their embedding is a cosine: it is computed on a grid.
-_COSINE_STEPS = 1024
+# All that enters the embedding of a bond is its length, of a bond pair a cosine. In single
+# precision they are computed on a grid. No Gaussian of a basis reaches lengths above the largest.
+_GRID_STEPS = 1024
+_LARGEST_LENGTH = 10.0
 
 
 @dataclass(frozen=True)
@@ -294,21 +296,25 @@ class ALIGNN(nn.Module):
 
     def _embed_lengths(self, lengths: Tensor) -> Tensor:
         envelope = self.config.envelope
-        if envelope is None:
-            return self.edge_embedding(lengths)
-        if envelope.multiply:
-            return self.edge_embedding(lengths) * envelope(lengths)[:, None]
-        return self.edge_embedding(envelope(lengths))
+        if envelope is not None and not envelope.multiply:
+            return self.edge_embedding(envelope(lengths))
+        within = lengths.clamp(max=_LARGEST_LENGTH)
+        features = self._embed(self.edge_embedding, within, 0.0, _LARGEST_LENGTH)
+        return features if envelope is None else features * envelope(lengths)[:, None]
 
     def _embed_cosines(self, cosines: Tensor) -> Tensor:
-        embed = self.angle_embedding
-        if self.training and self.config.norm == "batch":
-            return embed(cosines)  # statistics over the batch are no function of one cosine
-        step = 2 / _COSINE_STEPS
-        # Two steps more at each end, so that no cosine is extrapolated.
-        knots = torch.arange(-2, _COSINE_STEPS + 3, dtype=cosines.dtype, device=cosines.device)
-        table = embed(knots * step - 1)
-        return interpolate(table, cosines, low=-1 - 2 * step, step=step)
+        return self._embed(self.angle_embedding, cosines, -1.0, 1.0)
+
+    def _embed(self, embedding: nn.Module, values: Tensor, low: float, high: float) -> Tensor:
+        """Embedding of numbers (N,) between two bounds."""
+        # Statistics over the batch are no function of one number.
+        has_statistics = self.training and self.config.norm == "batch"
+        if has_statistics or values.dtype != torch.float32:
+            return embedding(values)
+        step = (high - low) / _GRID_STEPS
+        # Two steps more at each end, so that nothing is extrapolated.
+        knots = torch.arange(-2, _GRID_STEPS + 3, dtype=values.dtype, device=values.device)
+        return interpolate(embedding(knots * step + low), values, low=low - 2 * step, step=step)
 
     def _link(self, out: Tensor) -> Tensor:
         if self.config.link == "log":
