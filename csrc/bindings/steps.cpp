@@ -85,37 +85,6 @@ class NeighborSteps {
     Stream stream_;
 };
 
-// One sentence for a fault; None for none.
-py::object describe_neighbor_fault(std::int64_t fault) {
-    if (fault == kNoNeighborFault) return py::none();
-    const std::string crystal = std::to_string(fault >> 24 & 0xffffffff);
-    const std::string site = std::to_string(fault & 0xffffff);
-    const std::string start = "crystal " + crystal + ": ";
-    switch (static_cast<NeighborFault>(fault >> 56)) {
-        case NeighborFault::offsets:
-            return py::str("ptr must rise from 0 to the number of sites; it does not at crystal " +
-                           crystal);
-        case NeighborFault::lattice_not_finite:
-            return py::str(start + "the lattice is not finite");
-        case NeighborFault::no_volume:
-            return py::str(start + "the lattice vectors span no volume");
-        case NeighborFault::coords_not_finite:
-            return py::str(start + "the fractional coordinates of site " + site +
-                           " are not finite");
-        case NeighborFault::coords_too_large:
-            return py::str(start + "fractional coordinates are too large; wrap them");
-        case NeighborFault::too_many_pairs:
-            return py::str(start +
-                           "there are more pairs than a list can hold; use a smaller cutoff");
-        case NeighborFault::too_many_images:
-            return py::str(start +
-                           "its cell has too many images; use a smaller cutoff or a larger cell");
-        case NeighborFault::shift_too_large:
-            return py::str(start + "shifts do not fit into 32 bits; wrap the coordinates");
-    }
-    return py::str("unknown fault");
-}
-
 void fill_pairs(std::int64_t n_edges, Address src, Address dst, Address by_dst, Address first,
                 Address starts, bool self_pairs, Address a, Address b, std::int64_t capacity,
                 const Stream& stream) {

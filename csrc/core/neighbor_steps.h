@@ -7,7 +7,7 @@
 //     -- largest reach per crystal --
 //     count (sites)                                    number of edges
 //     -- offsets; the host may learn the number of edges and allocate --
-//     fill, finish (sites)                             edges, then the same in order
+//     fill_arcs, finish (sites)                        edges, then the same in order
 //
 // Edges beyond the capacity are dropped. A step does nothing if one before it has found a fault.
 #pragma once
@@ -16,37 +16,17 @@
 #include <cstdint>
 
 #include "core/cell.h"
+#include "core/neighbor_faults.h"
 #include "core/neighbor_rules.h"
 #include "core/ragged.h"
 #include "core/team.h"
 
 namespace smoacs {
 
-// A fault is one number, the smallest being reported: kind, crystal, site within the crystal.
-enum class NeighborFault : std::int64_t {
-    offsets,
-    lattice_not_finite,
-    no_volume,
-    coords_not_finite,
-    coords_too_large,
-    too_many_pairs,
-    too_many_images,
-    shift_too_large
-};
-
-constexpr std::int64_t kNoNeighborFault = INT64_MAX;
-
 // The steps that look for faults. Each has a place of its own for the smallest one, and steps look
 // only at the places of those before them: no thread reads what another may be writing, the threads
 // of a warp always decide alike, and it does not matter which of them comes first.
 enum NeighborStep : int { kCells, kSites, kReach, kCount, kAllSteps };
-
-SMOACS_HD std::int64_t neighbor_fault(NeighborFault kind, std::int64_t crystal,
-                                      std::int64_t site = 0) {
-    const std::int64_t last_site = (1 << 24) - 1;
-    return static_cast<std::int64_t>(kind) << 56 | crystal << 24 |
-           (site < last_site ? site : last_site);
-}
 
 // A crystal. Bins split its compact cell.
 struct SearchCell {
@@ -517,7 +497,7 @@ SMOACS_LANES void count(const NeighborJob& job, std::int64_t src, Fault&& fault)
 }
 
 template <typename Team>
-SMOACS_LANES void fill(const NeighborJob& job, std::int64_t src) {
+SMOACS_LANES void fill_arcs(const NeighborJob& job, std::int64_t src) {
     if (detail::failed_before(job, kAllSteps)) return;
     std::int64_t next = job.starts[src];
     detail::for_edges<Team>(

@@ -2,11 +2,11 @@
 
 #include <algorithm>
 #include <cmath>
-#include <cstdio>
 #include <limits>
 #include <numeric>
 #include <utility>
 
+#include "core/neighbor_faults.h"
 #include "core/neighbor_rules.h"
 #include "cpu/collect.h"
 
@@ -65,21 +65,15 @@ std::int64_t down(double x) {
 
 }  // namespace
 
-std::string decimals(double x) {
-    char text[32];
-    std::snprintf(text, sizeof text, "%.4g", x);
-    return text;
-}
-
 template <typename T>
 void load_crystal(const Crystals<T>& crystals, std::int64_t c, Crystal& out) {
     out.index = c;
     out.first = crystals.ptr[c];
     switch (make_cell(load_matrix(crystals.lattice, c), out.cell)) {
         case CellStatus::not_finite:
-            fail(c, "the lattice is not finite");
+            raise_neighbor_fault(NeighborFault::lattice_not_finite, c);
         case CellStatus::singular:
-            fail(c, "the lattice vectors span no volume");
+            raise_neighbor_fault(NeighborFault::no_volume, c);
         case CellStatus::ok:
             break;
     }
@@ -87,9 +81,7 @@ void load_crystal(const Crystals<T>& crystals, std::int64_t c, Crystal& out) {
     Vec3* frac = out.frac.resize(n);
     for (std::int64_t i = 0; i < n; ++i) {
         frac[i] = load_row(crystals.frac_coords, out.first + i);
-        if (!is_finite(frac[i])) {
-            fail(c, "the fractional coordinates of site " + std::to_string(i) + " are not finite");
-        }
+        if (!is_finite(frac[i])) raise_neighbor_fault(NeighborFault::coords_not_finite, c, i);
     }
 }
 
@@ -109,7 +101,7 @@ void ImageCloud::fill(const Crystal& crystal, const Vec3* starts, double radius)
     const double wide = radius * (1 + 1e-6) + 1e-15 * (farthest_ + 1e3) * lengths;
     radius_ = static_cast<float>(wide + 4e-7 * farthest_point);
     margin_ = {wide / cell.spacing[0], wide / cell.spacing[1], wide / cell.spacing[2]};
-    check_size(crystal, wide);
+    check_size(crystal);
     const std::int64_t n_points = make_boxes();
     choose_bins(n_points);
     add_images(crystal, starts, n_points);
@@ -134,7 +126,7 @@ void ImageCloud::wrap(const Crystal& crystal) {
         farthest_ =
             std::max({farthest_, std::fabs(whole.x), std::fabs(whole.y), std::fabs(whole.z)});
         if (!(farthest_ <= kMaxShift)) {
-            fail(crystal.index, "fractional coordinates are too large; wrap them");
+            raise_neighbor_fault(NeighborFault::coords_too_large, crystal.index);
         }
         const Vec3 in = g - whole;
         low_ = {std::min(low_.x, in.x), std::min(low_.y, in.y), std::min(low_.z, in.z)};
@@ -149,21 +141,19 @@ void ImageCloud::wrap(const Crystal& crystal) {
     }
 }
 
-void ImageCloud::check_size(const Crystal& crystal, double radius) const {
+void ImageCloud::check_size(const Crystal& crystal) const {
     const Cell& cell = crystal.cell;
     const Vec3 extent = high_ - low_ + 2.0 * margin_ + Vec3{1, 1, 1};
     const double most = static_cast<double>(crystal.size()) * extent.x * extent.y * extent.z;
     if (!(most <= kMaxImages)) {
-        fail(crystal.index, "its cell of " + decimals(cell.volume) +
-                                " Å^3 has too many images within " + decimals(radius) +
-                                " Å; use a smaller cutoff or a larger cell");
+        raise_neighbor_fault(NeighborFault::too_many_images, crystal.index);
     }
     for (int k = 0; k < 3; ++k) {
         const double shift = extent.x * std::fabs(static_cast<double>(cell.to[0][k])) +
                              extent.y * std::fabs(static_cast<double>(cell.to[1][k])) +
                              extent.z * std::fabs(static_cast<double>(cell.to[2][k]));
         if (shift + 2 * largest_offset_ > kMaxShift) {
-            fail(crystal.index, "shifts do not fit into 32 bits; wrap the coordinates");
+            raise_neighbor_fault(NeighborFault::shift_too_large, crystal.index);
         }
     }
 }

@@ -3,8 +3,6 @@
 
 #include <cstdint>
 #include <cstring>
-#include <stdexcept>
-#include <string>
 #include <vector>
 
 #include "core/cell.h"
@@ -12,13 +10,6 @@
 #include "cpu/order.h"
 
 namespace smoacs::cpu {
-
-[[noreturn]] inline void fail(std::int64_t crystal, const std::string& what) {
-    throw std::invalid_argument("crystal " + std::to_string(crystal) + ": " + what);
-}
-
-// A number for an error message.
-std::string decimals(double x);
 
 // S sites in C crystals: frac_coords (S, 3) and lattice (C, 3, 3) row-major, ptr (C + 1) ascending
 // from 0 to S.
@@ -111,7 +102,7 @@ class ImageCloud {
     };
 
     void wrap(const Crystal& crystal);
-    void check_size(const Crystal& crystal, double radius) const;
+    void check_size(const Crystal& crystal) const;
     std::int64_t make_boxes();
     void choose_bins(std::int64_t n_points);
     void add_images(const Crystal& crystal, const Vec3* starts, std::int64_t n_points);

@@ -12,6 +12,7 @@
 #endif
 
 #include "core/macros.h"
+#include "core/neighbor_faults.h"
 #include "cpu/memory.h"
 #include "cpu/threads.h"
 
@@ -180,8 +181,7 @@ class CrystalSearch {
         const double pairs = by_radius() ? expected_pairs(n, crystal_.cell.volume, query.cutoff)
                                          : n * static_cast<double>(query.k);
         if (pairs > kMaxPairs) {
-            fail(crystal_.index, "about " + decimals(pairs) +
-                                     " pairs are more than a list can hold; use a smaller cutoff");
+            raise_neighbor_fault(NeighborFault::too_many_pairs, crystal_.index);
         }
     }
 

@@ -35,7 +35,7 @@ void count(const NeighborJob& job) {
 
 template <typename T>
 void fill(const NeighborJob& job, const NeighborOutput<T>& out) {
-    for_all(job.n_sites, [&](auto s) { smoacs::fill<Alone>(job, s); });
+    for_all(job.n_sites, [&](auto s) { fill_arcs<Alone>(job, s); });
     for_all(job.n_sites, [&](auto s) { smoacs::finish<Alone>(job, s, out); });
 }
 

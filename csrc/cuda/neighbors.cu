@@ -44,9 +44,9 @@ struct Count {
     }
 };
 
-struct Fill {
+struct FillArcs {
     __device__ void operator()(const NeighborJob& job, std::int64_t s) const {
-        smoacs::fill<Warp>(job, s);
+        fill_arcs<Warp>(job, s);
     }
 };
 
@@ -75,7 +75,7 @@ void count(const NeighborJob& job, std::uintptr_t stream) {
 
 template <typename T>
 void fill(const NeighborJob& job, const NeighborOutput<T>& out, std::uintptr_t stream) {
-    launch<Warp::size>("neighbor_list, fill", job, job.n_sites, Fill{}, stream);
+    launch<Warp::size>("neighbor_list, fill", job, job.n_sites, FillArcs{}, stream);
     launch<Warp::size>("neighbor_list, finish", job, job.n_sites, Finish<T>{out}, stream);
 }
 

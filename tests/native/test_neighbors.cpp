@@ -340,7 +340,7 @@ List find_in_steps(const Batch& batch, const NeighborQuery& query) {
     const NeighborOutput<double> out{list.src.data(), list.dst.data(), list.shift.data(),
                                      list.distance.data()};
     run(Team{}, [&] {
-        for (std::int64_t s = 0; s < n_sites; ++s) fill<Team>(job, s);
+        for (std::int64_t s = 0; s < n_sites; ++s) fill_arcs<Team>(job, s);
         Team::sum(0);  // all arcs are there
         for (std::int64_t s = 0; s < n_sites; ++s) finish<Team>(job, s, out);
     });

@@ -87,9 +87,8 @@ def neighbor_list(
         edge_ptr = starts[ptr.clamp(0, n_sites)]
         if capacity is None:
             code, size = torch.cat([fault, starts[-1:]]).tolist()
-            message = module.describe_neighbor_fault(code)
-            if message is not None:
-                raise ValueError(message)
+            if code != module.NO_NEIGHBOR_FAULT:
+                raise ValueError(module.describe_neighbor_fault(code))
         else:
             size = capacity
             edge_ptr = torch.where(fault == module.NO_NEIGHBOR_FAULT, edge_ptr, -1)

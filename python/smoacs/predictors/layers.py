@@ -113,7 +113,7 @@ def gaussians(values: Tensor, centers: Tensor, gamma: float) -> Tensor:
     -------
     Tensor (N, bins)
     """
-    return _Gaussians.apply(values, centers, gamma)
+    return _GaussianExpansion.apply(values, centers, gamma)
 
 
 def sum_at(values: Tensor, index: Tensor, size: int) -> Tensor:
@@ -177,7 +177,7 @@ class _Sigmoid(torch.autograd.Function):
         return torch.rsub(gate, 1).mul_(gate).mul_(grad)
 
 
-class _Gaussians(torch.autograd.Function):
+class _GaussianExpansion(torch.autograd.Function):
     @staticmethod
     def forward(ctx: Any, values: Tensor, centers: Tensor, gamma: float) -> Tensor:
         # Subnormal results would make the function ten times slower.
