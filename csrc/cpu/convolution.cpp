@@ -138,6 +138,35 @@ EdgeEnds from(EdgeEnds ends, const Part& part) {
     return ends;
 }
 
+// Rows of a part's nodes that an edge starts or ends at. Long bonds have no pairs, and so no need
+// of gates.
+std::vector<std::int64_t> joined_rows(const EdgeEnds& ends, const Part& part) {
+    std::vector<std::int64_t> rows;
+    for (std::int64_t n = part.first_node; n < part.end_node; ++n) {
+        const bool has_out = ends.first_out[n] < ends.first_out[n + 1];
+        const bool has_in = ends.first_in[n] < ends.first_in[n + 1];
+        if (has_out || has_in) rows.push_back(n - part.first_node);
+    }
+    return rows;
+}
+
+// Row i of `to` becomes row rows[i] of `from`, and the other way round.
+template <typename T>
+void take_rows(const T* from, const std::vector<std::int64_t>& rows, std::int64_t f, int threads,
+               T* to) {
+    share(rows.size(), threads, [&](std::int64_t begin, std::int64_t end) {
+        for (std::int64_t i = begin; i < end; ++i) std::copy_n(from + rows[i] * f, f, to + i * f);
+    });
+}
+
+template <typename T>
+void put_rows(const T* from, const std::vector<std::int64_t>& rows, std::int64_t f, int threads,
+              T* to) {
+    share(rows.size(), threads, [&](std::int64_t begin, std::int64_t end) {
+        for (std::int64_t i = begin; i < end; ++i) std::copy_n(from + i * f, f, to + rows[i] * f);
+    });
+}
+
 }  // namespace
 
 template <typename T>
@@ -151,14 +180,23 @@ void convolution(const ConvolutionJob<T>& job) {
     for_parts(ends, [&](const Part& part, int threads) {
         const std::int64_t nodes = part.n_nodes(), node = part.first_node * f;
         const std::int64_t edges = part.n_edges(), edge = part.first_edge * f;
-        Scratch<T> scratch(2 * nodes * f);
+        const auto joined = joined_rows(ends, part);
+        const auto n_joined = static_cast<std::int64_t>(joined.size());
+        Scratch<T> scratch((2 * nodes + 2 * n_joined) * f);
         T *const src = scratch.take(nodes * f), *const dst = scratch.take(nodes * f);
+        T *const x_joined = scratch.take(n_joined * f), *const mapped = scratch.take(n_joined * f);
         const T *const x = job.x + node, *const y = job.y + edge;
         T *const logits = job.logits + edge, *const hidden = job.hidden + node;
         T* const mean = job.mean + node;
-        multiply(src_gate, x, nodes, f, threads, src);
-        multiply(dst_gate, x, nodes, f, threads, dst);
-        multiply(values, x, nodes, f, threads, job.values + node);
+        take_rows(x, joined, f, threads, x_joined);
+        const auto map_joined = [&](const RightFactor<T>& factor, T* out) {
+            multiply(factor, x_joined, n_joined, f, threads, mapped);
+            put_rows(mapped, joined, f, threads, out);
+        };
+        map_joined(src_gate, src);
+        map_joined(dst_gate, dst);
+        std::fill_n(job.values + node, n_joined < nodes ? nodes * f : 0, T(0));
+        map_joined(values, job.values + node);
         multiply(update, x, nodes, f, threads, hidden);
         multiply(edge_gate, y, edges, f, threads, logits);
         gated_messages<T>({from(ends, part), layer.eps, logits, src, dst, job.values + node, logits,
@@ -191,10 +229,13 @@ void convolution_backward(const ConvolutionGradientJob<T>& job) {
     for_parts(ends, [&](const Part& part, int threads) {
         const std::int64_t nodes = part.n_nodes(), node = part.first_node * f;
         const std::int64_t edges = part.n_edges(), edge = part.first_edge * f;
-        Scratch<T> scratch((5 * nodes + edges) * f);
+        const auto joined = joined_rows(ends, part);
+        const auto n_joined = static_cast<std::int64_t>(joined.size());
+        Scratch<T> scratch((5 * nodes + edges + 2 * n_joined) * f);
         T *const hidden = scratch.take(nodes * f), *const total = scratch.take(nodes * f);
         T *const src = scratch.take(nodes * f), *const dst = scratch.take(nodes * f);
         T *const value = scratch.take(nodes * f), *const gates = scratch.take(edges * f);
+        T *const rows = scratch.take(n_joined * f), *const sums = scratch.take(n_joined * f);
         const T* const logits = job.logits + edge;
         norm_silu_backward(norm_gradient_job(layer.node_norm, nodes, f, job.hidden + node,
                                              job.grad_x_out + node, hidden),
@@ -211,10 +252,16 @@ void convolution_backward(const ConvolutionGradientJob<T>& job) {
                                    part.first_node, part.end_node, threads);
         T* const grad_x = job.grad_x + node;
         std::copy_n(job.grad_x_out + node, nodes * f, grad_x);
-        add_product(src_gate, src, nodes, f, threads, grad_x);
-        add_product(dst_gate, dst, nodes, f, threads, grad_x);
-        add_product(values, value, nodes, f, threads, grad_x);
         add_product(update, hidden, nodes, f, threads, grad_x);
+        take_rows(grad_x, joined, f, threads, sums);
+        const auto add_joined = [&](const RightFactor<T>& factor, const T* grad) {
+            take_rows(grad, joined, f, threads, rows);
+            add_product(factor, rows, n_joined, f, threads, sums);
+        };
+        add_joined(src_gate, src);
+        add_joined(dst_gate, dst);
+        add_joined(values, value);
+        put_rows(sums, joined, f, threads, grad_x);
         T* const grad_y = job.grad_y + edge;
         if (job.grad_y_out == nullptr) {
             multiply(edge_gate, gates, edges, f, threads, grad_y);
