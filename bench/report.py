@@ -24,6 +24,10 @@ products alone: on a CPU our own products, which are faster than torch's. One th
 measured by the process's CPU time, more threads by the clock, a GPU between two events and with a
 cold L2. `make bench` measures again; `make bench-check` compares ratios with these and fails on a
 loss of more than 20 %.
+
+Parts of a step are timed by torch's profiler, whose own time, up to a tenth, goes to the rest. On a
+CPU, ALIGNN's convolutions are one operation; what they consist of shows with the separate
+operations of training and of GPUs.
 """
 _ON_A_GPU = """\
 No GPU was at hand: the CUDA kernels are compiled, not run. `bash bench/gpu.sh` measures them. This
@@ -167,8 +171,13 @@ def _table(cases: list[Case]) -> str:
 
 
 def _division(cases: list[Case]) -> str:
-    """Parts in rows, cases in columns."""
-    names = list(dict.fromkeys(name for case in cases for name in case.values))
+    """Parts in rows, the largest first and the rest last, cases in columns."""
+    shares: dict[str, float] = {}
+    for case in cases:
+        for name, value in case.values.items():
+            shares[name] = max(value / case.values[OURS], shares.get(name, 0))
+    last = list(cases[0].values)[-1]
+    names = sorted(shares, key=lambda name: (name == last, -shares[name]))
     head = ["part", *(f"{case.name}<br>{case.place}" for case in cases)]
     rows = [head, ["---"] * len(head)]
     for name in names:
