@@ -158,4 +158,7 @@ def test_sums_and_owners() -> None:
     values, index = random(6, 2), torch.tensor([3, 0, 0, 3, 3, 1])
     expected = torch.stack([values[index == number].sum(0) for number in range(5)])
     torch.testing.assert_close(sum_at(values, index, 5), expected)
+    # As on a GPU.
+    total = torch.zeros_like(expected).index_put_((index,), values, accumulate=True)
+    torch.testing.assert_close(total, expected)
     assert crystal_index(torch.tensor([0, 2, 2, 5]), 5).tolist() == [0, 0, 2, 2, 2]

@@ -64,15 +64,16 @@ class AtomPairs:
     def of(cls, ptr: Tensor) -> AtomPairs:
         """Pairs of a batch with offsets ``ptr`` (C + 1,)."""
         sizes = ptr.diff()
+        shapes = _counted(sizes)
+        starts = ptr[:-1][sizes.argsort(stable=True)].split([count for count, _ in shapes])
         groups = [
-            ptr[:-1][sizes == n][:, None] + torch.arange(n, device=ptr.device)
-            for n in sizes.unique().tolist()
+            start[:, None] + torch.arange(n, device=ptr.device)
+            for start, (_, n) in zip(starts, shapes, strict=True)
         ]
         sites = torch.cat([group.flatten() for group in groups])
         first = torch.cat([group.flatten().repeat_interleave(group.shape[1]) for group in groups])
         count = sizes[crystal_index(ptr, len(sites))][sites]
         row = torch.empty_like(sites).index_copy(0, sites, count.cumsum(0) - count)
-        shapes = tuple((group.shape[0], group.shape[1]) for group in groups)
         return cls(sites, shapes, first, row)
 
     def grouped(self, values: Tensor) -> list[Tensor]:
@@ -146,8 +147,9 @@ class LatticeTerms:
         reach : Tensor (E,), float, optional
             Standard deviation in Å that a Gaussian must exceed to see the image.
         """
-        n_sites = int(ptr[-1])
-        counts = torch.bincount(src, minlength=n_sites)
+        pairs = AtomPairs.of(ptr)
+        n_sites = len(pairs.sites)
+        counts = torch.searchsorted(src, torch.arange(n_sites + 1, device=src.device)).diff()
         slots = _row_length(counts + 1)
         atoms = slots.argsort(stable=True)
         start = torch.empty_like(slots)
@@ -156,8 +158,8 @@ class LatticeTerms:
         own = start + counts
         slot = torch.arange(len(src), device=src.device)
         slot = slot + (start - counts.cumsum(0) + counts)[src]
-        total = int(slots.sum())
-        pairs = AtomPairs.of(ptr)
+        rows = _counted(slots)
+        total = sum(count * length for count, length in rows)
         first_site = ptr[:-1][crystal_index(ptr, n_sites)]
         pair = torch.full((total,), pairs.first.numel(), dtype=torch.int64, device=src.device)
         pair[own] = pairs.row + torch.arange(n_sites, device=src.device) - first_site
@@ -168,7 +170,6 @@ class LatticeTerms:
         lengths = squares.sqrt()
         if cutoff is not None:
             squares = squares / (1 - squares / cutoff**2).clamp(min=1e-6)
-        row_lengths, row_counts = slots.unique(return_counts=True)
         return cls(
             lengths=_at(slot, lengths, total),
             squares=_at(slot, squares, total),
@@ -176,7 +177,7 @@ class LatticeTerms:
             reach=None if reach is None else _at(slot, reach, total),
             pairs=pairs,
             atoms=atoms,
-            rows=tuple(zip(row_counts.tolist(), row_lengths.tolist(), strict=True)),
+            rows=rows,
         )
 
     def blocks(self, max_slots: int) -> Iterator[Block]:
@@ -189,6 +190,12 @@ class LatticeTerms:
                 yield Block(self.atoms[atom : atom + size], slice(slot, slot + size * length))
                 atom += size
                 slot += size * length
+
+
+def _counted(sizes: Tensor) -> tuple[tuple[int, int], ...]:
+    """How often each size occurs, and the size, smallest first; a GPU is waited for."""
+    values, counts = sizes.unique(return_counts=True)
+    return tuple((count, size) for count, size in torch.stack([counts, values], dim=1).tolist())
 
 
 def _at(slot: Tensor, values: Tensor, total: int) -> Tensor:
