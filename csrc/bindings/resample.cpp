@@ -80,15 +80,7 @@ void check_parents(const Streams& in, std::uintptr_t address) {
 template <typename Op>
 void for_each_pair(const RandomBatch& batch, const Op& op, const Stream& stream) {
     const py::gil_scoped_release released;
-    if (!stream) {
-        cpu::for_each_pair(batch, op);
-        return;
-    }
-#ifdef SMOACS_WITH_CUDA
-    cuda::for_each_pair(batch, op, *stream);
-#else
-    no_cuda_build();
-#endif
+    SMOACS_RUN(stream, cpu::for_each_pair(batch, op), cuda::for_each_pair(batch, op, *stream));
 }
 
 // `host` describes the same streams in host memory, where their arrays can be checked.
