@@ -6,6 +6,7 @@
 
 #include "bindings/bindings.h"
 #include "bindings/checks.h"
+#include "cpu/activation.h"
 #include "cpu/convolution.h"
 #include "cpu/gated_messages.h"
 #include "cpu/interpolation.h"
@@ -193,6 +194,27 @@ void convolution_backward(const EdgeEnds& ends, const LayerInputs& in, Address l
     });
 }
 
+// --- Activations, on the CPU ---------------------------------------------------------------------
+
+void activate(cpu::Activation kind, std::int64_t n, Address x, Address out,
+              const std::string& dtype) {
+    require_size(n, "n");
+    with_float_type(dtype, [&](auto zero) {
+        using T = decltype(zero);
+        cpu::activate(kind, n, pointer<const T>(x, n, "x"), pointer<T>(out, n, "out"));
+    });
+}
+
+void activate_backward(cpu::Activation kind, std::int64_t n, Address x, Address grad,
+                       Address grad_x, const std::string& dtype) {
+    require_size(n, "n");
+    with_float_type(dtype, [&](auto zero) {
+        using T = decltype(zero);
+        cpu::activate_backward(kind, n, pointer<const T>(x, n, "x"),
+                               pointer<const T>(grad, n, "grad"), pointer<T>(grad_x, n, "grad_x"));
+    });
+}
+
 // --- Normalised SiLU -----------------------------------------------------------------------------
 
 void norm_silu(std::int64_t n_rows, std::int64_t n_columns, bool standardize, double eps, Address x,
@@ -348,6 +370,15 @@ void bind_layers(py::module_& m) {
           py::arg("hidden"), py::arg("grad_x_out"), py::arg("grad_y_out").none(true),
           py::arg("grad_x"), py::arg("grad_y"), py::arg("dtype"), py::arg("stream").none(true),
           Release());
+
+    py::enum_<cpu::Activation>(m, "Activation")
+        .value("sigmoid", cpu::Activation::sigmoid)
+        .value("silu", cpu::Activation::silu)
+        .value("softplus", cpu::Activation::softplus);
+    m.def("activate", &activate, py::arg("kind"), py::kw_only(), py::arg("n"), py::arg("x"),
+          py::arg("out"), py::arg("dtype"), Release());
+    m.def("activate_backward", &activate_backward, py::arg("kind"), py::kw_only(), py::arg("n"),
+          py::arg("x"), py::arg("grad"), py::arg("grad_x"), py::arg("dtype"), Release());
 
     m.attr("STENCIL") = kStencil;
     m.attr("ROWS_PER_CHUNK") = NormGradientJob<double>::kRowsPerChunk;

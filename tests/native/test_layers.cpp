@@ -34,6 +34,16 @@ void numbers() {
         const double h = 1e-6 * std::max(1.0, std::fabs(x));
         const double slope = (smoacs::silu(x + h) - smoacs::silu(x - h)) / (2 * h);
         CHECK(std::fabs(smoacs::silu_slope(x) - slope) < 1e-8);
+        const double above = std::log1p(std::exp(x < 20 ? x : 0.0));
+        const double plus = x > 20 ? x : above;
+        CHECK(std::fabs(smoacs::softplus(x) - plus) < 1e-14 * plus + 1e-300);
+        CHECK(std::fabs(smoacs::softplus(float(x)) - plus) < 1e-5 * plus + 1e-37);
+    }
+    for (int i = 0; i <= 1000; ++i) {
+        const double x = 1e-3 * i * i * 1e-3;
+        CHECK(std::fabs(smoacs::log_1_plus(x) - std::log1p(x)) <= 3e-16 * std::log1p(x));
+        const float y = float(x);
+        CHECK(std::fabs(smoacs::log_1_plus(y) - std::log1p(double(y))) <= 2e-7 * std::log1p(y));
     }
     const float infinity = std::numeric_limits<float>::infinity();
     CHECK(smoacs::sigmoid(infinity) == 1 && smoacs::sigmoid(-infinity) < 1e-37f);

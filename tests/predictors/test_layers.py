@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
-
 import pytest
 import torch
 from hypothesis import given, settings
@@ -17,17 +15,10 @@ from smoacs.predictors.layers import (
     elu,
     gaussians,
     linear,
-    sigmoid,
-    softplus,
     sum_at,
 )
 
 DTYPES = (torch.float32, torch.float64)
-ELEMENTWISE = {
-    sigmoid: torch.sigmoid,
-    softplus: functional.softplus,
-    elu: functional.elu,
-}
 
 
 def random(*shape: int, dtype: torch.dtype = torch.float64, seed: int = 0) -> Tensor:
@@ -109,42 +100,12 @@ def test_gaussians_do_not_depend_on_their_place(dtype: torch.dtype, threads: int
         torch.set_num_threads(before)
 
 
-@pytest.mark.parametrize("function", ELEMENTWISE)
-def test_activations_equal_torch(function: Callable[[Tensor], Tensor]) -> None:
-    x = torch.linspace(-60, 60, 601, dtype=torch.float64, requires_grad=True)
-    expected = ELEMENTWISE[function](x)
-    torch.testing.assert_close(function(x), expected, rtol=1e-14, atol=1e-15)
-    torch.testing.assert_close(
-        *(torch.autograd.grad(y.sum(), x)[0] for y in (function(x), expected)),
-        rtol=1e-13,
-        atol=1e-15,
-    )
-
-
-@pytest.mark.parametrize("dtype", DTYPES)
-@pytest.mark.parametrize("function", ELEMENTWISE)
-def test_elements_of_activations_do_not_depend_on_their_place(
-    function: Callable[[Tensor], Tensor], dtype: torch.dtype
-) -> None:
-    x = 3 * random(70003, dtype=dtype)
-
-    def both(part: Tensor) -> tuple[Tensor, Tensor]:
-        part = part.clone().requires_grad_()
-        out = function(part)
-        return out.detach(), torch.autograd.grad(out.square().sum(), part)[0]
-
-    all_out, all_grad = both(x)
-    for start, length in ((0, 1), (5, 1), (17, 7), (100, 33), (3, 1023), (40000, 20001)):
-        out, grad = both(x[start : start + length])
-        assert torch.equal(out, all_out[start : start + length])
-        assert torch.equal(grad, all_grad[start : start + length])
-
-
-def test_activations_are_finite_at_extremes() -> None:
-    x = torch.tensor([-1e4, -100.0, 0.0, 100.0, 1e4], requires_grad=True)
-    for function, expected in ELEMENTWISE.items():
-        torch.testing.assert_close(function(x), expected(x))
-        assert torch.isfinite(torch.autograd.grad(function(x).sum(), x)[0]).all()
+def test_elu_equals_torch_and_does_not_depend_on_its_place() -> None:
+    x = torch.cat([3 * random(5003), torch.tensor([-1e4, 0.0, 1e4])]).requires_grad_()
+    torch.testing.assert_close(elu(x), functional.elu(x), rtol=1e-14, atol=1e-15)
+    assert torch.equal(elu(x[7:1000]), elu(x)[7:1000])
+    gradients = [torch.autograd.grad(f(x).sum(), x)[0] for f in (elu, functional.elu)]
+    torch.testing.assert_close(*gradients)
 
 
 def test_gaussians() -> None:

@@ -1,5 +1,6 @@
 """Compiled operations on ragged batches of crystals, each with a torch reference."""
 
+from smoacs.ops.activation import sigmoid, silu, softplus
 from smoacs.ops.convolution import Affine, ConvolutionWeights, convolution
 from smoacs.ops.edge_vectors import edge_vectors
 from smoacs.ops.gated_messages import Incidence, gated_messages
@@ -35,4 +36,7 @@ __all__ = [
     "random_normal",
     "random_uniform",
     "resample",
+    "sigmoid",
+    "silu",
+    "softplus",
 ]

@@ -26,8 +26,9 @@ from smoacs.ops import (
     interpolate,
     norm_silu,
     pair_cosines,
+    sigmoid,
 )
-from smoacs.predictors.layers import Linear, gaussians, sigmoid
+from smoacs.predictors.layers import Linear, gaussians
 
 _GATE_EPS = 1e-6
 # All that enters the embedding of a bond is its length, of a bond pair a cosine. In single

@@ -5,8 +5,9 @@ its batch. On the CPU, torch breaks this in several places. A matrix product rou
 rows differently when their number does not fill the block its inner loop works on; rows of an odd
 number of doubles, and matrices in a batch of small ones, are rounded by where in memory they begin.
 The fused ``sigmoid``, ``silu``, ``softplus`` and ``elu``, and powers, round the elements at the end
-of a thread's share differently from the rest; ``exp``, ``log1p`` and plain arithmetic do not. The
-functions of this module avoid all that, forward and backward. On a GPU they make no such promise.
+of a thread's share differently from the rest; ``exp`` and plain arithmetic do not. The functions of
+this module and those of ``smoacs.ops`` avoid all that, forward and backward. On a GPU they make no
+such promise.
 """
 
 from __future__ import annotations
@@ -18,9 +19,8 @@ import torch
 from torch import Tensor, nn
 from torch.autograd.function import once_differentiable
 
-from smoacs.ops import matrix_product
+from smoacs.ops import matrix_product, sigmoid, silu
 
-_SOFTPLUS_LINEAR = 20.0
 # Numbers that a loop over elements takes at once; a thread gets at least a grain.
 _LOOP_STEP = 32
 _GRAIN = 2**15
@@ -48,16 +48,6 @@ class Linear(nn.Linear):
     def forward(self, x: Tensor) -> Tensor:
         """Map (N, in) to (N, out)."""
         return linear(x, self.weight, self.bias)
-
-
-def sigmoid(x: Tensor) -> Tensor:
-    """Logistic function of every element."""
-    return _Sigmoid.apply(x)
-
-
-def softplus(x: Tensor) -> Tensor:
-    """``log(1 + exp(x))`` of every element; beyond 20 the element itself, as torch has it."""
-    return _Softplus.apply(x)
 
 
 def elu(x: Tensor) -> Tensor:
@@ -159,24 +149,6 @@ def _whole_shares(count: int) -> int:
         count += excess
 
 
-def _logistic(x: Tensor) -> Tensor:
-    return x.neg().exp_().add_(1).reciprocal_()
-
-
-class _Sigmoid(torch.autograd.Function):
-    @staticmethod
-    def forward(ctx: Any, x: Tensor) -> Tensor:
-        gate = _logistic(x)
-        ctx.save_for_backward(gate)
-        return gate
-
-    @staticmethod
-    @once_differentiable
-    def backward(ctx: Any, grad: Tensor) -> Tensor:
-        (gate,) = ctx.saved_tensors
-        return torch.rsub(gate, 1).mul_(gate).mul_(grad)
-
-
 class _GaussianExpansion(torch.autograd.Function):
     @staticmethod
     def forward(ctx: Any, values: Tensor, centers: Tensor, gamma: float) -> Tensor:
@@ -194,23 +166,9 @@ class _GaussianExpansion(torch.autograd.Function):
         return slope.sum(1).mul_(-2 * ctx.gamma), None, None
 
 
-class _Softplus(torch.autograd.Function):
-    @staticmethod
-    def forward(ctx: Any, x: Tensor) -> Tensor:
-        ctx.save_for_backward(x)
-        value = x.abs().neg_().exp_().log1p_().add_(x.clamp(min=0))
-        return torch.where(x > _SOFTPLUS_LINEAR, x, value)
-
-    @staticmethod
-    @once_differentiable
-    def backward(ctx: Any, grad: Tensor) -> Tensor:
-        (x,) = ctx.saved_tensors
-        return torch.where(x > _SOFTPLUS_LINEAR, grad, _logistic(x).mul_(grad))
-
-
 class _SiLULayer(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
-        return x * sigmoid(x)
+        return silu(x)
 
 
 class _SigmoidLayer(nn.Module):
@@ -219,7 +177,7 @@ class _SigmoidLayer(nn.Module):
 
 
 def independent_rows(network: nn.Module) -> nn.Module:
-    """Put the functions of this module in place of a network's linear maps and activations.
+    """Put functions that keep this promise in place of a network's linear maps and activations.
 
     Covers ``nn.Linear``, ``nn.SiLU`` and ``nn.Sigmoid`` modules; changes the network and returns
     it. Names and values of its parameters stay.

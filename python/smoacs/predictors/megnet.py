@@ -19,7 +19,7 @@ import torch
 from torch import Tensor, nn
 
 from smoacs.crystals import N_ELEMENTS, CrystalBatch
-from smoacs.ops import NeighborList
+from smoacs.ops import NeighborList, sigmoid, softplus
 from smoacs.predictors.base import Graph, GraphSpec, Property
 from smoacs.predictors.download import RemoteFile, fetch
 from smoacs.predictors.layers import (
@@ -27,8 +27,6 @@ from smoacs.predictors.layers import (
     crystal_index,
     gaussians,
     linear,
-    sigmoid,
-    softplus,
     sum_at,
 )
 from smoacs.predictors.network import NetworkPredictor
