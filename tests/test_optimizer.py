@@ -371,6 +371,9 @@ def test_custom_objective_shapes_the_result() -> None:
     wrong = Custom("bad", lambda d: d.crystals.volume.sum())
     with pytest.raises(ValueError, match=r"objective bad returned shape \(\)"):
         Optimizer(space, [wrong], [], PRESETS["default"], 3, 0).step()
+    hasty = Custom("hasty", lambda d: d.properties["band_gap"])
+    with pytest.raises(ValueError, match=r"hasty reads 'band_gap', but its needs are \(\)"):
+        Optimizer(space, [hasty], [AnalyticPredictor()], PRESETS["default"], 3, 0).step()
 
 
 def test_state_dict_is_a_snapshot_of_plain_tensors() -> None:

@@ -324,7 +324,7 @@ class Custom:
     function : callable
         ``function(design) -> Tensor (C,)``; its value is the loss.
     needs : tuple of str
-        Properties that ``design.properties`` must hold.
+        Properties that ``design.properties`` must hold; it may lack all others.
     success : callable, optional
         ``success(values) -> Tensor (C,) bool``; without it every finite value succeeds.
 
@@ -345,7 +345,12 @@ class Custom:
 
     def value(self, design: Design) -> Tensor:
         """The function, (C,)."""
-        value = self.function(design)
+        try:
+            value = self.function(design)
+        except KeyError as error:
+            raise ValueError(
+                f"objective {self.name} reads {error}, but its needs are {self.needs}"
+            ) from error
         if value.shape != (len(design.crystals),):
             raise ValueError(
                 f"objective {self.name} returned shape {tuple(value.shape)}, "
