@@ -43,6 +43,7 @@ OPERATIONS = {
     "matrix products": ("smoacs::matrix_product", "aten::mm", "aten::addmm", "aten::bmm"),
     "gated messages": ("smoacs::gated_messages", "smoacs::gated_messages_backward"),
     "norm and SiLU": ("smoacs::norm_silu", "smoacs::norm_silu_backward"),
+    "activations": ("smoacs::activation", "smoacs::activation_backward"),
     "interpolation": (
         "smoacs::interpolate",
         "smoacs::interpolate_backward",
