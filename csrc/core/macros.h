@@ -44,3 +44,10 @@
 #else
 #define SMOACS_ROLLED
 #endif
+
+// Put before a short loop over vectors that there are registers for.
+#if defined(__AVX512F__) && defined(__GNUC__) && !defined(__clang__) && !defined(SMOACS_SANITIZE)
+#define SMOACS_UNROLLED _Pragma("GCC unroll 16")
+#else
+#define SMOACS_UNROLLED
+#endif

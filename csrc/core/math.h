@@ -5,6 +5,7 @@
 #include <cmath>
 #include <cstdint>
 #include <cstring>
+#include <type_traits>
 
 #include "core/macros.h"
 
@@ -31,45 +32,62 @@ SMOACS_HD double multiply_add(double a, double b, double c) {
 template <typename T>
 constexpr T kLargestPower = sizeof(T) == sizeof(float) ? T(125.5) : T(1021.5);
 
-// 2^x for |x| <= 125.5 with a relative error below 1e-7.
+// Numbers one by one, as exp2_normals takes them; U has their bits.
+template <typename T>
+struct Single {
+    using Number = T;
+    using V = T;
+    using U = std::conditional_t<sizeof(T) == 4, std::uint32_t, std::uint64_t>;
+    SMOACS_HD static V multiply_add(V a, V b, V c) { return smoacs::multiply_add(a, b, c); }
+};
+
+// N times 2^x for |x| <= 125.5 with a relative error below 1e-7. They take each step together, so
+// that the waits of one are filled with the work of others.
 //
 // x is split into n + f with |f| <= 1/2, where the polynomial of degree 6 with the smallest
-// relative error, among those that begin with 1, is good to 2e-9.
-SMOACS_HD float exp2_normal(float x) {
-    // Adding 1.5 * 2^23 rounds to an integer, which is then in the low bits of the sum.
-    const float shift = 12582912.0f;
-    const float shifted = x + shift;
-    const float f = x - (shifted - shift);
-    float p = multiply_add(f, 1.5353562e-4f, 1.3398874e-3f);
-    p = multiply_add(p, f, 9.618437e-3f);
-    p = multiply_add(p, f, 5.5503324e-2f);
-    p = multiply_add(p, f, 0.24022648f);
-    p = multiply_add(p, f, 0.6931472f);
-    p = multiply_add(p, f, 1.0f);
+// relative error, among those that begin with 1, is good to 2e-9. For doubles, |x| <= 1021.5 and
+// a relative error below 3e-16, it is the Taylor polynomial of degree 13, good to 4e-18.
+template <typename As, int N>
+SMOACS_HD void exp2_normals(typename As::V (&x)[N]) {
+    using T = typename As::Number;
+    using V = typename As::V;
+    using U = typename As::U;
+    constexpr bool is_float = sizeof(T) == 4;
+    const double terms[] = {1.3691488853904128e-12, 2.5678435993488206e-11,
+                            4.4455382718708116e-10, 7.054911620801123e-09,
+                            1.01780860092397e-07,   1.321548679014431e-06,
+                            1.5252733804059841e-05, 0.0001540353039338161,
+                            0.0013333558146428443,  0.009618129107628477,
+                            0.05550410866482158,    0.24022650695910072,
+                            0.6931471805599453,     1.0};
+    const float few_terms[] = {1.5353562e-4f, 1.3398874e-3f, 9.618437e-3f, 5.5503324e-2f,
+                               0.24022648f,   0.6931472f,    1.0f};
+    // Adding 1.5 * 2^23, or 2^52, rounds to an integer, which is then in the low bits of the sum.
+    const T shift = is_float ? T(12582912.0) : T(6755399441055744.0);
+    V f[N], p[N];
+    U power[N];
+    SMOACS_UNROLLED
+    for (int i = 0; i < N; ++i) {
+        const V shifted = x[i] + shift;
+        f[i] = x[i] - (shifted - shift);
+        p[i] = V{} + (is_float ? T(few_terms[0]) : T(terms[0]));
+        power[i] = bit_cast<U>(shifted) << (is_float ? 23 : 52);
+    }
+    for (int j = 1; j < (is_float ? 7 : 14); ++j) {
+        const V term = V{} + (is_float ? T(few_terms[is_float ? j : 0]) : T(terms[j]));
+        SMOACS_UNROLLED
+        for (int i = 0; i < N; ++i) p[i] = As::multiply_add(p[i], f[i], term);
+    }
     // n is added to the exponent field; the other bits of `shifted` are shifted out.
-    return bit_cast<float>(bit_cast<std::uint32_t>(p) + (bit_cast<std::uint32_t>(shifted) << 23));
+    SMOACS_UNROLLED
+    for (int i = 0; i < N; ++i) x[i] = bit_cast<V>(bit_cast<U>(p[i]) + power[i]);
 }
 
-// The same for |x| <= 1021.5 with a relative error below 3e-16. The Taylor polynomial of degree 13
-// is good to 4e-18.
-SMOACS_HD double exp2_normal(double x) {
-    const double shift = 6755399441055744.0;  // 1.5 * 2^52
-    const double shifted = x + shift;
-    const double f = x - (shifted - shift);
-    double p = multiply_add(f, 1.3691488853904128e-12, 2.5678435993488206e-11);
-    p = multiply_add(p, f, 4.4455382718708116e-10);
-    p = multiply_add(p, f, 7.054911620801123e-09);
-    p = multiply_add(p, f, 1.01780860092397e-07);
-    p = multiply_add(p, f, 1.321548679014431e-06);
-    p = multiply_add(p, f, 1.5252733804059841e-05);
-    p = multiply_add(p, f, 0.0001540353039338161);
-    p = multiply_add(p, f, 0.0013333558146428443);
-    p = multiply_add(p, f, 0.009618129107628477);
-    p = multiply_add(p, f, 0.05550410866482158);
-    p = multiply_add(p, f, 0.24022650695910072);
-    p = multiply_add(p, f, 0.6931471805599453);
-    p = multiply_add(p, f, 1.0);
-    return bit_cast<double>(bit_cast<std::uint64_t>(p) + (bit_cast<std::uint64_t>(shifted) << 52));
+template <typename T>
+SMOACS_HD T exp2_normal(T x) {
+    T all[1] = {x};
+    exp2_normals<Single<T>>(all);
+    return all[0];
 }
 
 // 2^x for x <= 0, which is 0 from the lowest power on (minus infinity included).

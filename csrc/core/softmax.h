@@ -12,7 +12,7 @@
 
 #include "core/macros.h"
 #include "core/math.h"
-#include "core/row.h"
+#include "core/short_row.h"
 
 namespace smoacs {
 
@@ -36,11 +36,6 @@ struct SoftmaxBatch {
     const T* temperature;          // (C) or, with stride 0, one for all
     std::int64_t temperature_stride;
 };
-
-template <typename T>
-SMOACS_HD int n_words(const SoftmaxBatch<T>& batch) {
-    return (batch.n_elements + kLanes - 1) / kLanes;
-}
 
 // What is wrong with the input, if anything: the kind in the top byte, where in the rest. The
 // smallest of several is reported, so that the answer does not depend on the order of work. What
@@ -176,7 +171,17 @@ SMOACS_HD void pattern_gradient(const SoftmaxBatch<T>& batch, std::int64_t c, co
 // paper's second softmax does not change if a constant is added to all x.) A pattern whose
 // own logits all lie far below the top has too small a Z[k], where the error of exp's argument
 // would show, or none: below this one its exponentials are its own.
+//
+// The forward pass keeps K + 2 numbers per site for the backward pass, which need not search for
+// the top and add up Z[k] again: the top, f, then 1 / Z[k], or 0 where a pattern has no weight or
+// its own exponentials.
 constexpr double kLeastSum = 1e-4;
+
+// Numbers that the forward pass keeps for each site.
+template <typename T>
+SMOACS_HD int n_kept(const SoftmaxBatch<T>& batch) {
+    return batch.n_patterns + 2;
+}
 
 // Patterns whose sums are found before they are used; a GPU has no registers for more.
 #ifdef __CUDACC__
@@ -185,29 +190,31 @@ constexpr int kBundle = 1;
 constexpr int kBundle = 16;
 #endif
 
-// exp((logit - top) / T) of a forbidden element, and what it is more where a pattern allows it.
-template <typename T>
-struct Numerators {
-    Row<T> excess;
-    T forbidden;
-    T top;
-};
-
-// A site goes through steps: begin, exponentiate, and those of one direction. On the CPU several
-// sites take each step together, so that the waits of one are filled with the work of others.
-template <typename T, bool Paper>
+// A site goes through steps: begin, then those of one direction. On the CPU several sites take each
+// step together, so that the waits of one are filled with the work of others.
+template <typename T, bool Paper, int Size>
 struct SoftmaxSite {
+    using Parts = Row<T, Size>;
+    static constexpr int kWords = (Size + kLanes - 1) / kLanes;
+
+    // exp((logit - top) / T) of a forbidden element, and what it is more where a pattern allows it.
+    struct Numerators {
+        Parts excess;
+        T forbidden;
+    };
+
     const SoftmaxBatch<T>* batch;
     std::int64_t site;
-    const T* pattern_logits;               // (K) of the site's crystal
-    const T* weights;                      // (K)
-    const std::uint32_t* allowed[kWords];  // words of the first pattern's mask
-    T inverse;                             // 1 / T
-    T rate;                                // exp(a / T) = 2^(a rate)
-    Row<T> logits;
-    Numerators<T> shared;
-    Row<T> values;  // x, or g
-    T top;          // of x
+    const T* pattern_logits;       // (K) of the site's crystal
+    const T* weights;              // (K)
+    const T* logits;               // (Z)
+    const std::uint32_t* allowed;  // (K, W)
+    T inverse;                     // 1 / T
+    T rate;                        // exp(a / T) = 2^(a rate)
+    T top;
+    bool suspect;  // may be at fault
+    Numerators shared;
+    Parts values;  // of the paper's form: its mixture, or the gradient to that
 
     SMOACS_LANES void begin(const SoftmaxBatch<T>& of, std::int64_t s, std::int64_t crystal,
                             const T* all_weights) {
@@ -215,167 +222,194 @@ struct SoftmaxSite {
         site = s;
         pattern_logits = of.pattern_logits + crystal * of.n_patterns;
         weights = all_weights + crystal * of.n_patterns;
-        const int words_held = n_words(of);
-        for (int w = 0; w < kWords; ++w) {
-            const int exists = w < words_held ? w : words_held - 1;
-            allowed[w] = of.allowed + s * of.n_patterns * words_held + exists;
-        }
+        logits = of.element_logits + s * of.n_elements;
+        allowed = of.allowed + s * of.n_patterns * kWords;
         const T temperature = of.temperature[crystal * of.temperature_stride];
         inverse = T(1) / temperature;
         rate = rate_at(temperature);
-        load(of.element_logits + s * of.n_elements, of.n_elements, logits);
-        std::uint32_t any[kWords] = {};
-        for (int k = 0; k < of.n_patterns; ++k) {
-            if (weights[k] == T(0)) continue;
-            for (int w = 0; w < kWords; ++w) any[w] |= word(k, w);
-        }
-        choose(any, shared);
     }
 
-    // Word w of pattern k's mask; past the last element it may hold anything.
-    SMOACS_LANES std::uint32_t word(int k, int w) const { return allowed[w][k * n_words(*batch)]; }
+    // Mask of pattern k; past the last element it may hold anything.
+    SMOACS_LANES const std::uint32_t* words(int k) const { return allowed + k * kWords; }
 
-    SMOACS_LANES void words(int k, std::uint32_t (&may)[kWords]) const {
-        for (int w = 0; w < kWords; ++w) may[w] = word(k, w);
+    SMOACS_LANES Part<T> logit(int p) const {
+        return load_part<Size>(logits, batch->n_elements, p);
     }
 
-    // Bits of word w that stand for elements.
-    SMOACS_LANES std::uint32_t existing(int w) const {
-        const int rest = batch->n_elements - w * kLanes;
-        return rest >= kLanes ? 0xffffffffu : rest > 0 ? (1u << rest) - 1u : 0u;
+    // The part with zeros where there is no element.
+    SMOACS_LANES Part<T> existing(const Part<T>& part, int p) const {
+        if ((p + 1) * kSpan<T> <= kLeast<Size>) return part;
+        return select(below<T>(batch->n_elements, p), part, Part<T>{});
     }
 
-    // Puts the logits under a mask where their exponentials will be.
-    SMOACS_LANES void choose(const std::uint32_t (&may)[kWords], Numerators<T>& to) const {
-        for (int w = 0; w < kWords; ++w) {
-            const std::uint32_t here = may[w] & existing(w);
-            for (int j = 0; j < kPerWord; ++j) {
-                const T logit = floored<Paper>(logits[w * kPerWord + j]);
-                to.excess[w * kPerWord + j] = bit(here, j) ? logit : -kInfinity<T>;
-            }
-        }
-        to.top = largest(to.excess);
-    }
-
-    SMOACS_LANES static T largest(const Row<T>& row) {
-        return reduce<Max>([&](int w, int j) { return row[w * kPerWord + j]; });
-    }
-
-    SMOACS_LANES void exponentiate(Numerators<T>& to) const {
-        to.forbidden = Paper ? exp2_nonpositive(-to.top * rate) : T(0);
-        for (int i = 0; i < kHeld; ++i) {
-            const T power = exp2_nonpositive((to.excess[i] - to.top) * rate);
-            const T more = power - to.forbidden;
-            to.excess[i] = !Paper ? power : more > T(0) ? more : T(0);
-        }
-    }
-
-    SMOACS_LANES void exponentiate(Row<T>& row, T top) const {
-        for (int i = 0; i < kHeld; ++i) row[i] = exp2_nonpositive((row[i] - top) * rate);
-    }
-
-    // Z of the pattern with this mask.
-    SMOACS_LANES T total(const std::uint32_t (&may)[kWords], const Numerators<T>& from) const {
-        const T sum = masked_sum(may, from.excess);
-        return Paper ? sum + T(batch->n_elements) * from.forbidden : sum;
-    }
-
-    SMOACS_LANES static T masked_sum(const std::uint32_t (&may)[kWords], const Row<T>& row) {
-        return reduce<Sum>([&](int w, int j) {
-            const T value = row[w * kPerWord + j];
-            return bit(may[w], j) ? value : T(0);
+    // The largest logit that a mask allows, as the softmax sees it.
+    SMOACS_LANES T largest(const std::uint32_t* may) const {
+        const T found = reduce<Max, T, Size>([&](int p) SMOACS_INLINE {
+            const Part<T> none = all_of(-kInfinity<T>);
+            const Part<T> part = select(mask_part<T>(may, p), logit(p), none);
+            if ((p + 1) * kSpan<T> <= kLeast<Size>) return part;
+            return select(below<T>(batch->n_elements, p), part, none);
         });
+        return floored<Paper>(found);
     }
 
-    // Calls weigh(i, k, words, numerators, 1 / Z[k]) for i = 0 ... n - 1 and the patterns k from
-    // `first` on, then spread(n, first, numerators), with n at most kBundle. 1 / Z[k] is 0 for
-    // patterns that have no weight or come on their own, with their own numerators.
-    template <typename Weigh, typename Spread>
-    SMOACS_LANES void for_patterns(Weigh&& weigh, Spread&& spread) const {
-        for (int first = 0; first < batch->n_patterns; first += kBundle) {
-            const int rest = batch->n_patterns - first, n = rest < kBundle ? rest : kBundle;
-            int alone = 0;
-            for (int i = 0; i < n; ++i) {
-                std::uint32_t may[kWords];
-                words(first + i, may);
-                const T sum = total(may, shared);
-                const bool weighs = weights[first + i] != T(0), small = sum < T(kLeastSum);
-                alone += weighs && small;
-                weigh(i, first + i, may, shared, weighs && !small ? T(1) / sum : T(0));
-            }
-            spread(n, first, shared);
-            for (int k = first; alone > 0 && k < first + n; ++k) {
-                if (weights[k] == T(0)) continue;
-                std::uint32_t may[kWords];
-                words(k, may);
-                if (!(total(may, shared) < T(kLeastSum))) continue;
-                Numerators<T> own;
-                choose(may, own);
-                exponentiate(own);
-                weigh(0, k, may, own, T(1) / total(may, own));
-                spread(1, k, own);
-            }
+    SMOACS_LANES T forbidden_below(T highest) const {
+        return Paper ? exp2_nonpositive(-highest * rate) : T(0);
+    }
+
+    // Logits above `highest` count as that.
+    SMOACS_LANES void exponentiate(T highest, Numerators& to) const {
+        const T falling = -rate;
+        SMOACS_UNROLLED
+        for (int p = 0; p < Parts::n; ++p) {
+            const Part<T> seen = Paper ? larger(logit(p), all_of(T(kPaperFloor))) : logit(p);
+            to.excess[p] = larger(highest - seen, Part<T>{}) * falling;
+        }
+        exp2_row(to.excess);
+        SMOACS_UNROLLED
+        for (int p = 0; p < Parts::n; ++p) {
+            const Part<T> power = to.excess[p];
+            const Part<T> more = Paper ? larger(power - to.forbidden, Part<T>{}) : power;
+            to.excess[p] = existing(more, p);
         }
     }
 
-    // --- Forward: mix, in the paper's form exponentiate again, finish ---
+    // Z of the pattern whose masked sum this is.
+    SMOACS_LANES T total(T sum, T forbidden) const {
+        return Paper ? sum + T(batch->n_elements) * forbidden : sum;
+    }
+
+    // Calls use(k, numerators, 1 / Z[k]) for the patterns k = first + i with bit i of `alone`.
+    template <typename Use>
+    SMOACS_LANES void for_alone(std::uint32_t alone, int first, Use&& use) const {
+        for (int k = first; alone != 0; ++k, alone >>= 1) {
+            if ((alone & 1u) == 0) continue;
+            const T highest = largest(words(k));
+            Numerators own;
+            own.forbidden = forbidden_below(highest);
+            exponentiate(highest, own);
+            use(k, own, T(1) / total(masked_sum(words(k), own.excess), own.forbidden));
+        }
+    }
+
+    // --- Forward: find the top, exponentiate, mix, in the paper's form sharpen and finish ---
+
+    SMOACS_LANES void find_top() {
+        std::uint32_t any[kWords] = {};
+        for (int k = 0; k < batch->n_patterns; ++k) {
+            if (weights[k] == T(0)) continue;
+            for (int w = 0; w < kWords; ++w) any[w] |= words(k)[w];
+        }
+        top = largest(any);
+        // Not finite if one of them is not.
+        suspect = !is_finite(reduce<Sum, T, Size>([&](int p) SMOACS_INLINE { return logit(p); }));
+    }
+
+    SMOACS_LANES void exponentiate() {
+        shared.forbidden = forbidden_below(top);
+        exponentiate(top, shared);
+    }
 
     // sum_k q[k] p[k,:]
-    SMOACS_LANES void mix() {
-        for (int i = 0; i < kHeld; ++i) values[i] = T(0);
-        T scale[kBundle], all = 0;
-        const auto weigh = [&](int i, int k, const std::uint32_t (&)[kWords], const Numerators<T>&,
-                               T over) SMOACS_INLINE {
-            scale[i] = weights[k] * over;
-            all = i == 0 ? scale[i] : all + scale[i];
-        };
-        const auto spread = [&](int n, int first, const Numerators<T>& from) SMOACS_INLINE {
-            for (int w = 0; w < kWords; ++w) {
-                T sum[kPerWord];
-                for (int j = 0; j < kPerWord; ++j) sum[j] = T(0);
-                SMOACS_ROLLED
-                for (int k = 0; k < n; ++k) {
-                    const std::uint32_t may = word(first + k, w);
-                    const T part = scale[k];
-                    for (int j = 0; j < kPerWord; ++j) sum[j] += bit(may, j) ? part : T(0);
-                }
-                for (int j = 0; j < kPerWord; ++j) {
-                    const int i = w * kPerWord + j;
-                    values[i] += from.excess[i] * sum[j] + (Paper ? from.forbidden * all : T(0));
-                }
-            }
-        };
-        for_patterns(weigh, spread);
-        for (int w = 0; Paper && w < kWords; ++w) {
-            for (int j = 0; j < kPerWord; ++j) {
-                const T value = values[w * kPerWord + j];
-                values[w * kPerWord + j] = bit(existing(w), j) ? value : -kInfinity<T>;
-            }
+    SMOACS_LANES void mix(T* kept, T* composition) {
+        const int n_elements = batch->n_elements;
+        composition += site * n_elements;
+        kept += site * n_kept(*batch);
+        if (is_first_lane()) {
+            kept[0] = top;
+            kept[1] = shared.forbidden;
         }
-        if (Paper) top = largest(values);
+        T scale[kBundle], all = 0;
+        const auto spread = [&](int n, int first, const Numerators& from, bool more) SMOACS_INLINE {
+            Parts sum{};
+            const std::uint32_t* may = words(first);
+            SMOACS_ROLLED
+            for (int i = 0; i < n; ++i, may += kWords) {
+                const Part<T> part = all_of(scale[i]);
+                SMOACS_UNROLLED
+                for (int p = 0; p < Parts::n; ++p) {
+                    add_where(mask_part<T>(may, p), part, sum[p]);
+                }
+            }
+            SMOACS_UNROLLED
+            for (int p = 0; p < Parts::n; ++p) {
+                Part<T> x = from.excess[p] * sum[p];
+                if (Paper) {
+                    x += from.forbidden * all;
+                    values[p] = more ? values[p] + x : x;
+                } else {
+                    if (more) x += load_part<Size>(composition, n_elements, p);
+                    store_part<Size>(x, composition, n_elements, p);
+                }
+            }
+        };
+        for (int first = 0; first < batch->n_patterns; first += kBundle) {
+            const int rest = batch->n_patterns - first, n = rest < kBundle ? rest : kBundle;
+            std::uint32_t alone = 0;
+            for (int i = 0; i < n; ++i) {
+                const T sum = masked_sum(words(first + i), shared.excess);
+                const T whole = total(sum, shared.forbidden), weight = weights[first + i];
+                T over = 0;
+                if (whole >= T(kLeastSum)) {
+                    over = T(1) / whole;
+                } else {
+                    alone |= std::uint32_t(weight != T(0)) << i;
+                }
+                if (sum == T(0)) suspect = true;
+                scale[i] = weight * over;
+                all = i == 0 ? scale[i] : all + scale[i];
+                if (is_first_lane()) kept[2 + first + i] = over;
+            }
+            spread(n, first, shared, first > 0);
+            for_alone(alone, first, [&](int k, const Numerators& own, T over) SMOACS_INLINE {
+                all = scale[0] = weights[k] * over;
+                spread(1, k, own, true);
+            });
+        }
     }
 
-    // Writes x, the composition of the site.
-    SMOACS_LANES void finish(bool good, T* composition) {
-        if (Paper) {
-            const T scale =
-                T(1) / reduce<Sum>([&](int w, int j) { return values[w * kPerWord + j]; });
-            for (int i = 0; i < kHeld; ++i) values[i] *= scale;
+    // The paper's second softmax, not yet over its sum.
+    SMOACS_LANES void sharpen() {
+        // A forbidden element, or none, holds no more than others.
+        const T most = reduce<Max, T, Size>([&](int p) SMOACS_INLINE { return values[p]; });
+        SMOACS_UNROLLED
+        for (int p = 0; p < Parts::n; ++p) values[p] = (values[p] - most) * rate;
+        exp2_row(values);
+    }
+
+    SMOACS_LANES void finish(T* composition) const {
+        const int n = batch->n_elements;
+        const T scale = T(1) / reduce<Sum, T, Size>(
+                                   [&](int p) SMOACS_INLINE { return existing(values[p], p); });
+        SMOACS_UNROLLED
+        for (int p = 0; p < Parts::n; ++p) {
+            store_part<Size>(values[p] * scale, composition + site * n, n, p);
         }
-        for (int i = 0; !good && i < kHeld; ++i) values[i] = kNaN<T>;
-        store(values, batch->n_elements, composition + site * batch->n_elements);
+    }
+
+    // What is wrong with the site, if anything; its composition is then NaN, as for any site of a
+    // crystal with a fault.
+    SMOACS_LANES std::int64_t check(bool good, T* composition) const {
+        if (good && !suspect) return kNoFault;
+        const std::int64_t found = fault();
+        if (good && found == kNoFault) return kNoFault;
+        const int n = batch->n_elements;
+        for (int p = 0; p < Parts::n; ++p) {
+            store_part<Size>(all_of(kNaN<T>), composition + site * n, n, p);
+        }
+        return found;
     }
 
     // What is wrong with the site.
     SMOACS_LANES std::int64_t fault() const {
-        const T zero = reduce<Sum>([&](int w, int j) {
-            const T logit = logits[w * kPerWord + j];
-            return logit - logit;
-        });
+        const T zero = reduce<Sum, T, Size>([&](int p) { return logit(p) - logit(p); });
         if (!(zero == T(0))) return fault_at(Fault::element_logit, site);
         for (int k = 0; k < batch->n_patterns; ++k) {
             std::uint32_t all = 0;
-            for (int w = 0; w < kWords; ++w) all |= word(k, w) & existing(w);
+            for (int w = 0; w < kWords; ++w) {
+                const int rest = batch->n_elements - w * kLanes;
+                all |= words(k)[w] & (rest < kLanes ? (1u << rest) - 1u : ~0u);
+            }
             if (all == 0 && !is_padding(pattern_logits[k])) {
                 return fault_at(Fault::no_element, site * batch->n_patterns + k);
             }
@@ -383,62 +417,88 @@ struct SoftmaxSite {
         return kNoFault;
     }
 
-    // --- Backward ---
+    // --- Backward: recall, in the paper's form receive, backward ---
 
-    // The gradient to the mixture.
+    SMOACS_LANES void recall(const T* kept) {
+        kept += site * n_kept(*batch);
+        top = kept[0];
+        shared.forbidden = kept[1];
+        exponentiate(top, shared);
+    }
+
+    // The gradient to the paper's mixture.
     SMOACS_LANES void receive(const T* composition, const T* grad_composition) {
-        load(grad_composition + site * batch->n_elements, batch->n_elements, values);
-        if (Paper) {
-            Row<T> x;
-            load(composition + site * batch->n_elements, batch->n_elements, x);
-            const T mean = reduce<Sum>([&](int w, int j) {
-                const int i = w * kPerWord + j;
-                return values[i] * x[i];
-            });
-            for (int i = 0; i < kHeld; ++i) values[i] = x[i] * (values[i] - mean) * inverse;
+        const int n = batch->n_elements;
+        Parts x, g;
+        SMOACS_UNROLLED
+        for (int p = 0; p < Parts::n; ++p) {
+            x[p] = load_part<Size>(composition + site * n, n, p);
+            g[p] = load_part<Size>(grad_composition + site * n, n, p);
         }
+        const T mean = reduce<Sum, T, Size>([&](int p) SMOACS_INLINE { return g[p] * x[p]; });
+        SMOACS_UNROLLED
+        for (int p = 0; p < Parts::n; ++p) values[p] = x[p] * (g[p] - mean) * inverse;
     }
 
     // Gradient to the logits of the site, and <g, p[k,:]> of every pattern.
-    SMOACS_LANES void backward(T* grad_logits, T* dots) const {
-        Row<T> grad;
-        for (int i = 0; i < kHeld; ++i) grad[i] = T(0);
-        T mean[kBundle], scale[kBundle];
-        const auto weigh = [&](int i, int k, const std::uint32_t (&may)[kWords],
-                               const Numerators<T>& from, T over) SMOACS_INLINE {
-            const T sum = reduce<Sum>([&](int w, int j) {
-                const T product = from.excess[w * kPerWord + j] * values[w * kPerWord + j];
-                return bit(may[w], j) ? product : T(0);
-            });
-            mean[i] = sum * over;
-            scale[i] = weights[k] * over;
-            if (is_first_lane()) dots[site * batch->n_patterns + k] = mean[i];
+    SMOACS_LANES void backward(const T* kept, const T* grad_composition, T* grad_logits,
+                               T* dots) const {
+        const int n_elements = batch->n_elements;
+        kept += site * n_kept(*batch);
+        grad_composition += site * n_elements;
+        grad_logits += site * n_elements;
+        dots += site * batch->n_patterns;
+        const auto value = [&](int p) SMOACS_INLINE {
+            return Paper ? values[p] : load_part<Size>(grad_composition, n_elements, p);
         };
-        const auto spread = [&](int n, int first, const Numerators<T>& from) SMOACS_INLINE {
-            for (int w = 0; w < kWords; ++w) {
-                T sum[kPerWord];
-                for (int j = 0; j < kPerWord; ++j) sum[j] = T(0);
-                SMOACS_ROLLED
-                for (int k = 0; k < n; ++k) {
-                    const std::uint32_t may = word(first + k, w);
-                    const T less = mean[k], part = scale[k];
-                    for (int j = 0; j < kPerWord; ++j) {
-                        const T slope = (values[w * kPerWord + j] - less) * part;
-                        sum[j] += bit(may, j) ? slope : T(0);
-                    }
-                }
-                for (int j = 0; j < kPerWord; ++j) {
-                    const int i = w * kPerWord + j;
-                    grad[i] += (from.excess[i] + from.forbidden) * sum[j];
+        T mean[kBundle], scale[kBundle];
+        const auto weigh = [&](int i, int k, const Parts& product, T over) SMOACS_INLINE {
+            mean[i] = masked_sum(words(k), product) * over;
+            scale[i] = weights[k] * over * inverse;
+            if (is_first_lane()) dots[k] = mean[i];
+        };
+        const auto spread = [&](int n, int first, const Numerators& from, bool more) SMOACS_INLINE {
+            Parts here, sum{};
+            SMOACS_UNROLLED
+            for (int p = 0; p < Parts::n; ++p) here[p] = value(p);
+            const std::uint32_t* may = words(first);
+            SMOACS_ROLLED
+            for (int i = 0; i < n; ++i, may += kWords) {
+                const T less = mean[i], part = scale[i];
+                SMOACS_UNROLLED
+                for (int p = 0; p < Parts::n; ++p) {
+                    add_where(mask_part<T>(may, p), (here[p] - less) * part, sum[p]);
                 }
             }
+            SMOACS_UNROLLED
+            for (int p = 0; p < Parts::n; ++p) {
+                Part<T> slope = sum[p] * (Paper ? from.excess[p] + from.forbidden : from.excess[p]);
+                // A logit below the paper's floor has no part in it.
+                if (Paper) slope = logit(p) < T(kPaperFloor) ? Part<T>{} : slope;
+                if (more) slope += load_part<Size>(grad_logits, n_elements, p);
+                store_part<Size>(slope, grad_logits, n_elements, p);
+            }
         };
-        for_patterns(weigh, spread);
-        for (int i = 0; i < kHeld; ++i) {
-            const T slope = grad[i] * inverse;
-            grad[i] = Paper && logits[i] < T(kPaperFloor) ? T(0) : slope;
+        const auto times_values = [&](const Numerators& from) SMOACS_INLINE {
+            Parts product;
+            for (int p = 0; p < Parts::n; ++p) product[p] = from.excess[p] * value(p);
+            return product;
+        };
+        const Parts product = times_values(shared);
+        for (int first = 0; first < batch->n_patterns; first += kBundle) {
+            const int rest = batch->n_patterns - first, n = rest < kBundle ? rest : kBundle;
+            std::uint32_t alone = 0;
+            for (int i = 0; i < n; ++i) {
+                const T over = kept[2 + first + i];
+                weigh(i, first + i, product, over);
+                alone |= std::uint32_t(over == T(0) && weights[first + i] != T(0)) << i;
+            }
+            spread(n, first, shared, first > 0);
+            for_alone(alone, first, [&](int k, const Numerators& own, T over) SMOACS_INLINE {
+                weigh(0, k, times_values(own), over);
+                spread(1, k, own, true);
+            });
         }
-        store(grad, batch->n_elements, grad_logits + site * batch->n_elements);
     }
 };
 

@@ -21,31 +21,35 @@ __global__ void crystals_forward(SoftmaxBatch<T> batch, T* weights) {
 }
 
 // One warp per site.
-template <typename T, bool Paper>
-__global__ void sites_forward(SoftmaxBatch<T> batch, const T* weights, T* composition) {
+template <typename T, bool Paper, int Size>
+__global__ void sites_forward(SoftmaxBatch<T> batch, const T* weights, T* composition, T* kept) {
     const std::int64_t s = blockIdx.x * std::int64_t(kSitesPerBlock) + threadIdx.x / kLanes;
     if (s >= batch.n_sites) return;
     const std::int64_t c = group_of(batch.ptr, batch.n_crystals, s);
-    SoftmaxSite<T, Paper> site;
+    SoftmaxSite<T, Paper, Size> site;
     site.begin(batch, s, c, weights);
-    site.exponentiate(site.shared);
-    site.mix();
-    if (Paper) site.exponentiate(site.values, site.top);
+    site.find_top();
+    site.exponentiate();
+    site.mix(kept, composition);
+    if (Paper) {
+        site.sharpen();
+        site.finish(composition);
+    }
     // The weights of a crystal with a fault are NaN.
-    site.finish(is_finite(site.weights[0]) && site.fault() == kNoFault, composition);
+    site.check(is_finite(site.weights[0]), composition);
 }
 
-template <typename T, bool Paper>
+template <typename T, bool Paper, int Size>
 __global__ void sites_backward(SoftmaxBatch<T> batch, const T* composition, const T* weights,
-                               const T* grad_composition, T* dots, T* grad_logits) {
+                               const T* kept, const T* grad_composition, T* dots, T* grad_logits) {
     const std::int64_t s = blockIdx.x * std::int64_t(kSitesPerBlock) + threadIdx.x / kLanes;
     if (s >= batch.n_sites) return;
     const std::int64_t c = group_of(batch.ptr, batch.n_crystals, s);
-    SoftmaxSite<T, Paper> site;
+    SoftmaxSite<T, Paper, Size> site;
     site.begin(batch, s, c, weights);
-    site.exponentiate(site.shared);
-    site.receive(composition, grad_composition);
-    site.backward(grad_logits, dots);
+    site.recall(kept);
+    if (Paper) site.receive(composition, grad_composition);
+    site.backward(kept, grad_composition, grad_logits, dots);
 }
 
 template <typename T, bool Paper>
@@ -57,26 +61,32 @@ __global__ void crystals_backward(SoftmaxBatch<T> batch, const T* weights, const
 }
 
 template <typename T, bool Paper>
-void forward(const SoftmaxBatch<T>& batch, T* composition, T* weights, cudaStream_t stream) {
+void forward(const SoftmaxBatch<T>& batch, T* composition, T* weights, T* kept,
+             cudaStream_t stream) {
     if (batch.n_crystals == 0) return;
     crystals_forward<T, Paper>
         <<<blocks_for(batch.n_crystals, kThreads), kThreads, 0, stream>>>(batch, weights);
     check_launch("masked_softmax, crystals");
     if (batch.n_sites == 0) return;
-    sites_forward<T, Paper><<<blocks_for(batch.n_sites, kSitesPerBlock), kThreads, 0, stream>>>(
-        batch, weights, composition);
+    with_row_size(batch.n_elements, [&](auto size) {
+        sites_forward<T, Paper, decltype(size)::value>
+            <<<blocks_for(batch.n_sites, kSitesPerBlock), kThreads, 0, stream>>>(batch, weights,
+                                                                                 composition, kept);
+    });
     check_launch("masked_softmax, sites");
 }
 
 template <typename T, bool Paper>
-void backward(const SoftmaxBatch<T>& batch, const T* composition, const T* weights,
+void backward(const SoftmaxBatch<T>& batch, const T* composition, const T* weights, const T* kept,
               const T* grad_composition, const T* grad_weights, T* dots, T* grad_element_logits,
               T* grad_pattern_logits, cudaStream_t stream) {
     if (batch.n_crystals == 0) return;
     if (batch.n_sites > 0) {
-        sites_backward<T, Paper>
-            <<<blocks_for(batch.n_sites, kSitesPerBlock), kThreads, 0, stream>>>(
-                batch, composition, weights, grad_composition, dots, grad_element_logits);
+        with_row_size(batch.n_elements, [&](auto size) {
+            sites_backward<T, Paper, decltype(size)::value>
+                <<<blocks_for(batch.n_sites, kSitesPerBlock), kThreads, 0, stream>>>(
+                    batch, composition, weights, kept, grad_composition, dots, grad_element_logits);
+        });
         check_launch("masked_softmax_backward, sites");
     }
     crystals_backward<T, Paper><<<blocks_for(batch.n_crystals, kThreads), kThreads, 0, stream>>>(
@@ -87,29 +97,28 @@ void backward(const SoftmaxBatch<T>& batch, const T* composition, const T* weigh
 }  // namespace
 
 template <typename T>
-void masked_softmax(const SoftmaxBatch<T>& batch, bool paper, T* composition, T* weights,
+void masked_softmax(const SoftmaxBatch<T>& batch, bool paper, T* composition, T* weights, T* kept,
                     std::uintptr_t stream) {
     const auto run = paper ? forward<T, true> : forward<T, false>;
-    run(batch, composition, weights, reinterpret_cast<cudaStream_t>(stream));
+    run(batch, composition, weights, kept, reinterpret_cast<cudaStream_t>(stream));
 }
 
 template <typename T>
 void masked_softmax_backward(const SoftmaxBatch<T>& batch, bool paper, const T* composition,
-                             const T* weights, const T* grad_composition, const T* grad_weights,
-                             T* dots, T* grad_element_logits, T* grad_pattern_logits,
-                             std::uintptr_t stream) {
+                             const T* weights, const T* kept, const T* grad_composition,
+                             const T* grad_weights, T* dots, T* grad_element_logits,
+                             T* grad_pattern_logits, std::uintptr_t stream) {
     const auto run = paper ? backward<T, true> : backward<T, false>;
-    run(batch, composition, weights, grad_composition, grad_weights, dots, grad_element_logits,
-        grad_pattern_logits, reinterpret_cast<cudaStream_t>(stream));
+    run(batch, composition, weights, kept, grad_composition, grad_weights, dots,
+        grad_element_logits, grad_pattern_logits, reinterpret_cast<cudaStream_t>(stream));
 }
 
-template void masked_softmax(const SoftmaxBatch<float>&, bool, float*, float*, std::uintptr_t);
-template void masked_softmax(const SoftmaxBatch<double>&, bool, double*, double*, std::uintptr_t);
-template void masked_softmax_backward(const SoftmaxBatch<float>&, bool, const float*, const float*,
-                                      const float*, const float*, float*, float*, float*,
-                                      std::uintptr_t);
-template void masked_softmax_backward(const SoftmaxBatch<double>&, bool, const double*,
-                                      const double*, const double*, const double*, double*, double*,
-                                      double*, std::uintptr_t);
+#define SMOACS_INSTANTIATE(T)                                                               \
+    template void masked_softmax(const SoftmaxBatch<T>&, bool, T*, T*, T*, std::uintptr_t); \
+    template void masked_softmax_backward(const SoftmaxBatch<T>&, bool, const T*, const T*, \
+                                          const T*, const T*, const T*, T*, T*, T*,         \
+                                          std::uintptr_t)
+SMOACS_INSTANTIATE(float);
+SMOACS_INSTANTIATE(double);
 
 }  // namespace smoacs::cuda

@@ -62,9 +62,11 @@ template <typename T>
 void matches_the_formula(double tolerance) {
     for (int elements : {1, 3, 32, 33, 98, 127, 128}) {
         const Case<T> given(elements);
-        std::vector<T> x(3 * elements), q(4), gx(3 * elements, T(1)), gq(4, T(1)), dots(6);
+        std::vector<T> x(3 * elements), q(4), gx(3 * elements, T(1)), gq(4, T(1)), dots(6),
+            kept(3 * 4);
         std::vector<T> ga(3 * elements), gw(4);
-        const auto fault = smoacs::cpu::masked_softmax(given.batch(), false, x.data(), q.data());
+        const auto fault =
+            smoacs::cpu::masked_softmax(given.batch(), false, x.data(), q.data(), kept.data());
         CHECK(fault == smoacs::kNoFault);
         for (int s = 0; s < 3; ++s) {
             for (int z = 0; z < elements; ++z) {
@@ -73,10 +75,10 @@ void matches_the_formula(double tolerance) {
         }
         // The sum of all probabilities is constant: its gradient vanishes, in both forms.
         for (bool paper : {false, true}) {
-            smoacs::cpu::masked_softmax(given.batch(), paper, x.data(), q.data());
+            smoacs::cpu::masked_softmax(given.batch(), paper, x.data(), q.data(), kept.data());
             smoacs::cpu::masked_softmax_backward(given.batch(), paper, x.data(), q.data(),
-                                                 gx.data(), gq.data(), dots.data(), ga.data(),
-                                                 gw.data());
+                                                 kept.data(), gx.data(), gq.data(), dots.data(),
+                                                 ga.data(), gw.data());
             for (T g : ga) CHECK(std::fabs(g) < tolerance);
             for (T g : gw) CHECK(std::fabs(g) < 10 * tolerance);
         }
@@ -85,9 +87,9 @@ void matches_the_formula(double tolerance) {
 
 void reports_the_smallest_fault() {
     Case<float> given(98);
-    std::vector<float> x(3 * 98), q(4);
+    std::vector<float> x(3 * 98), q(4), kept(3 * 4);
     const auto run = [&] {
-        return smoacs::cpu::masked_softmax(given.batch(), false, x.data(), q.data());
+        return smoacs::cpu::masked_softmax(given.batch(), false, x.data(), q.data(), kept.data());
     };
     for (int w = 0; w < 4; ++w) given.allowed[(2 * 2 + 1) * 4 + w] = 0;
     CHECK(run() == smoacs::fault_at(Fault::no_element, 2 * 2 + 1));

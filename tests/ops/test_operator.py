@@ -6,7 +6,9 @@ import subprocess
 import sys
 import warnings
 
+import pytest
 import torch
+from torch.utils._python_dispatch import TorchDispatchMode
 
 from cells import CUBIC
 from smoacs.ops import edge_vectors, neighbor_list
@@ -67,3 +69,33 @@ def test_constant_results_need_no_gradient():
     *_, distance, _ = torch.ops.smoacs.neighbor_list(*arguments)
     assert len(distance) > 0
     assert not distance.requires_grad
+
+
+def _names_seen(mode) -> set[str]:
+    coords = torch.tensor([[0.0, 0.0, 0.0], [0.5, 0.5, 0.5]], requires_grad=True)
+    lattice, ptr = 4 * torch.eye(3)[None], torch.tensor([0, 2])
+    with mode:
+        bonds = neighbor_list(coords, lattice, ptr, cutoff=4.0)
+        edge_vectors(coords, lattice, bonds).square().sum().backward()
+    return set(mode.names() if isinstance(mode, _Log) else (e.key for e in mode.key_averages()))
+
+
+class _Log(TorchDispatchMode):
+    """Keeps the names of all operators."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self._seen: list[str] = []
+
+    def __torch_dispatch__(self, func, types, args=(), kwargs=None):
+        self._seen.append(func._schema.name)
+        return func(*args, **(kwargs or {}))
+
+    def names(self) -> list[str]:
+        return self._seen
+
+
+@pytest.mark.parametrize("watch", [_Log, torch.profiler.profile])
+def test_who_watches_sees_the_operators(watch):
+    seen = _names_seen(watch())
+    assert {"smoacs::edge_vectors", "smoacs::edge_vectors_backward"} <= seen

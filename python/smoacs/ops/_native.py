@@ -73,7 +73,10 @@ def launch(kernel: str, tensor: Tensor, /, *inputs: Any, **arguments: Any) -> No
     """
     with stream_of(tensor) as stream:
         getattr(kernels(), kernel)(
-            *inputs, **addresses(**arguments), dtype=dtype_name(tensor), stream=stream
+            *[value.data_ptr() if isinstance(value, Tensor) else value for value in inputs],
+            **addresses(**arguments),
+            dtype=dtype_name(tensor),
+            stream=stream,
         )
 
 

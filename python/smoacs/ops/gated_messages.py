@@ -116,7 +116,7 @@ def gated_messages(
         dst_gate.contiguous(),
         values.contiguous(),
         *incidence,
-        eps=eps,
+        eps,
     )
     return logits, mean
 

@@ -5,12 +5,12 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
-from typing import Any, NamedTuple, Self
+from typing import Any, Self
 
 import torch
 from torch import Tensor
 
-from smoacs.ops._native import addresses, check_tensor, kernels, launch
+from smoacs.ops._native import check_tensor, launch
 from smoacs.ops._operator import operator
 
 MAX_ELEMENTS = 128
@@ -156,33 +156,26 @@ def masked_softmax(
         raise ValueError(f"temperature must be positive and finite, got {temperature}")
     if masking not in ("exact", "paper"):
         raise ValueError(f'masking must be "exact" or "paper", got {masking!r}')
-    return _masked_softmax(
+    composition, weights, _ = _masked_softmax(
         element_logits, pattern_logits, mask.words, ptr, temperature, masking == "paper"
     )
+    return composition, weights
 
 
-class _Inputs(NamedTuple):
-    """What both kernels read."""
-
-    element_logits: Tensor
-    pattern_logits: Tensor
-    allowed: Tensor
-    ptr: Tensor
-    temperature: Tensor
-
-    @classmethod
-    def contiguous(cls, *tensors: Tensor) -> Self:
-        return cls(*(tensor.contiguous() for tensor in tensors))
-
-    def native(self) -> Any:
-        return kernels().SoftmaxInputs(
-            **addresses(**self._asdict()),
-            n_sites=self.element_logits.shape[0],
-            n_crystals=self.pattern_logits.shape[0],
-            n_patterns=self.pattern_logits.shape[1],
-            n_elements=self.element_logits.shape[1],
-            n_temperatures=self.temperature.numel(),
-        )
+def _inputs(
+    element_logits: Tensor, pattern_logits: Tensor, words: Tensor, ptr: Tensor, temperature: Tensor
+) -> tuple[Any, ...]:
+    """What both kernels take first."""
+    return (
+        *element_logits.shape,
+        *pattern_logits.shape,
+        temperature.numel(),
+        element_logits.contiguous(),
+        pattern_logits.contiguous(),
+        words.contiguous(),
+        ptr.contiguous(),
+        temperature.contiguous(),
+    )
 
 
 def _like(element_logits: Tensor, pattern_logits: Tensor, *_: Any) -> tuple[Tensor, Tensor]:
@@ -192,15 +185,24 @@ def _like(element_logits: Tensor, pattern_logits: Tensor, *_: Any) -> tuple[Tens
     )
 
 
+def _results(
+    element_logits: Tensor, pattern_logits: Tensor, *_: Any
+) -> tuple[Tensor, Tensor, Tensor]:
+    """Composition, weights, and what the kernels keep for the backward pass."""
+    kept = element_logits.new_empty(element_logits.shape[0], pattern_logits.shape[1] + 2)
+    return *_like(element_logits, pattern_logits), kept
+
+
 @operator(
     "masked_softmax_backward",
-    fake=lambda grad_composition, grad_weights, composition, weights, *inputs: _like(*inputs),
+    fake=lambda grad_composition, grad_weights, composition, weights, kept, *inputs: _like(*inputs),
 )
 def _masked_softmax_backward(
     grad_composition: Tensor,
     grad_weights: Tensor,
     composition: Tensor,
     weights: Tensor,
+    kept: Tensor,
     element_logits: Tensor,
     pattern_logits: Tensor,
     words: Tensor,
@@ -208,40 +210,47 @@ def _masked_softmax_backward(
     temperature: Tensor,
     paper: bool,
 ) -> tuple[Tensor, Tensor]:
-    inputs = _Inputs.contiguous(element_logits, pattern_logits, words, ptr, temperature)
     grad_elements, grad_patterns = _like(element_logits, pattern_logits)
     launch(
         "masked_softmax_backward",
         element_logits,
-        inputs.native(),
-        paper=paper,
-        composition=composition.contiguous(),
-        weights=weights.contiguous(),
-        grad_composition=grad_composition.contiguous(),
-        grad_weights=grad_weights.contiguous(),
-        dots=element_logits.new_empty(element_logits.shape[0], pattern_logits.shape[1]),
-        grad_element_logits=grad_elements,
-        grad_pattern_logits=grad_patterns,
+        *_inputs(element_logits, pattern_logits, words, ptr, temperature),
+        paper,
+        composition.contiguous(),
+        weights.contiguous(),
+        kept.contiguous(),
+        grad_composition.contiguous(),
+        grad_weights.contiguous(),
+        element_logits.new_empty(composition.shape[0], weights.shape[1]),  # scratch
+        grad_elements,
+        grad_patterns,
     )
     return grad_elements, grad_patterns
 
 
-def _save(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, Tensor]) -> None:
+def _save(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, Tensor, Tensor]) -> None:
     *tensors, ctx.paper = inputs
+    ctx.mark_non_differentiable(output[2])
+    ctx.set_materialize_grads(False)
     ctx.save_for_backward(*output, *tensors)
 
 
 def _differentiate(
-    ctx: Any, grad_composition: Tensor, grad_weights: Tensor
+    ctx: Any, grad_composition: Tensor | None, grad_weights: Tensor | None, _: None
 ) -> tuple[Tensor | None, ...]:
-    arguments = (grad_composition, grad_weights, *ctx.saved_tensors, ctx.paper)
+    given = zip((grad_composition, grad_weights), ctx.saved_tensors, strict=False)
+    arguments: tuple[Any, ...] = (
+        *(torch.zeros_like(result) if grad is None else grad for grad, result in given),
+        *ctx.saved_tensors,
+        ctx.paper,
+    )
     grads = _masked_softmax_backward(*arguments)
     return *grads, None, None, None, None
 
 
 @operator(
     "masked_softmax",
-    fake=_like,
+    fake=_results,
     backward=_differentiate,
     setup_context=_save,
 )
@@ -252,15 +261,15 @@ def _masked_softmax(
     ptr: Tensor,
     temperature: Tensor,
     paper: bool,
-) -> tuple[Tensor, Tensor]:
-    inputs = _Inputs.contiguous(element_logits, pattern_logits, words, ptr, temperature)
-    composition, weights = _like(element_logits, pattern_logits)
+) -> tuple[Tensor, Tensor, Tensor]:
+    composition, weights, kept = _results(element_logits, pattern_logits)
     launch(
         "masked_softmax",
         element_logits,
-        inputs.native(),
-        paper=paper,
-        composition=composition,
-        weights=weights,
+        *_inputs(element_logits, pattern_logits, words, ptr, temperature),
+        paper,
+        composition,
+        weights,
+        kept,
     )
-    return composition, weights
+    return composition, weights, kept

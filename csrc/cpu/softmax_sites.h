@@ -1,0 +1,26 @@
+// A range of sites of the masked softmax on one thread, compiled once per instruction set.
+#pragma once
+
+#include "core/softmax.h"
+
+namespace smoacs::cpu {
+
+template <typename T>
+struct SiteKernels {
+    // Writes rows of the composition, and what the backward pass needs (S, K + 1). Returns the
+    // smallest fault, or kNoFault.
+    std::int64_t (*forward)(const SoftmaxBatch<T>& batch, bool paper, std::int64_t first,
+                            std::int64_t last, const T* weights, T* composition, T* kept);
+    void (*backward)(const SoftmaxBatch<T>& batch, bool paper, std::int64_t first,
+                     std::int64_t last, const T* composition, const T* weights, const T* kept,
+                     const T* grad_composition, T* dots, T* grad_logits);
+};
+
+template <typename T>
+SiteKernels<T> site_kernels_baseline();
+template <typename T>
+SiteKernels<T> site_kernels_avx2();
+template <typename T>
+SiteKernels<T> site_kernels_avx512();
+
+}  // namespace smoacs::cpu
