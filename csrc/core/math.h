@@ -41,6 +41,33 @@ struct Single {
     SMOACS_HD static V multiply_add(V a, V b, V c) { return smoacs::multiply_add(a, b, c); }
 };
 
+template <typename T>
+constexpr int kExp2Terms = sizeof(T) == 4 ? 7 : 14;
+
+// Coefficient of the polynomials of exp2_normals, the highest power first.
+template <typename T>
+SMOACS_HD constexpr T exp2_term(int j) {
+    const float few[] = {1.5353562e-4f, 1.3398874e-3f, 9.618437e-3f, 5.5503324e-2f,
+                         0.24022648f,   0.6931472f,    1.0f};
+    const double many[] = {1.3691488853904128e-12, 2.5678435993488206e-11,
+                           4.4455382718708116e-10, 7.054911620801123e-09,
+                           1.01780860092397e-07,   1.321548679014431e-06,
+                           1.5252733804059841e-05, 0.0001540353039338161,
+                           0.0013333558146428443,  0.009618129107628477,
+                           0.05550410866482158,    0.24022650695910072,
+                           0.6931471805599453,     1.0};
+    return sizeof(T) == 4 ? T(few[j]) : T(many[j]);
+}
+
+// Terms J and on. (In a loop over them GCC would see no vector code for loops around it.)
+template <typename As, int J = 1, int N>
+SMOACS_HD void add_exp2_terms(const typename As::V (&f)[N], typename As::V (&p)[N]) {
+    constexpr auto term = exp2_term<typename As::Number>(J);
+    SMOACS_UNROLLED
+    for (int i = 0; i < N; ++i) p[i] = As::multiply_add(p[i], f[i], typename As::V{} + term);
+    if constexpr (J + 1 < kExp2Terms<typename As::Number>) add_exp2_terms<As, J + 1>(f, p);
+}
+
 // N times 2^x for |x| <= 125.5 with a relative error below 1e-7. They take each step together, so
 // that the waits of one are filled with the work of others.
 //
@@ -53,15 +80,7 @@ SMOACS_HD void exp2_normals(typename As::V (&x)[N]) {
     using V = typename As::V;
     using U = typename As::U;
     constexpr bool is_float = sizeof(T) == 4;
-    const double terms[] = {1.3691488853904128e-12, 2.5678435993488206e-11,
-                            4.4455382718708116e-10, 7.054911620801123e-09,
-                            1.01780860092397e-07,   1.321548679014431e-06,
-                            1.5252733804059841e-05, 0.0001540353039338161,
-                            0.0013333558146428443,  0.009618129107628477,
-                            0.05550410866482158,    0.24022650695910072,
-                            0.6931471805599453,     1.0};
-    const float few_terms[] = {1.5353562e-4f, 1.3398874e-3f, 9.618437e-3f, 5.5503324e-2f,
-                               0.24022648f,   0.6931472f,    1.0f};
+    constexpr T highest = exp2_term<T>(0);
     // Adding 1.5 * 2^23, or 2^52, rounds to an integer, which is then in the low bits of the sum.
     const T shift = is_float ? T(12582912.0) : T(6755399441055744.0);
     V f[N], p[N];
@@ -70,14 +89,10 @@ SMOACS_HD void exp2_normals(typename As::V (&x)[N]) {
     for (int i = 0; i < N; ++i) {
         const V shifted = x[i] + shift;
         f[i] = x[i] - (shifted - shift);
-        p[i] = V{} + (is_float ? T(few_terms[0]) : T(terms[0]));
+        p[i] = V{} + highest;
         power[i] = bit_cast<U>(shifted) << (is_float ? 23 : 52);
     }
-    for (int j = 1; j < (is_float ? 7 : 14); ++j) {
-        const V term = V{} + (is_float ? T(few_terms[is_float ? j : 0]) : T(terms[j]));
-        SMOACS_UNROLLED
-        for (int i = 0; i < N; ++i) p[i] = As::multiply_add(p[i], f[i], term);
-    }
+    add_exp2_terms<As>(f, p);
     // n is added to the exponent field; the other bits of `shifted` are shifted out.
     SMOACS_UNROLLED
     for (int i = 0; i < N; ++i) x[i] = bit_cast<V>(bit_cast<U>(p[i]) + power[i]);
