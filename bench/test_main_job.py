@@ -49,7 +49,12 @@ OPERATIONS = {
         "smoacs::interpolate_backward",
         "smoacs::interpolation_table_backward",
     ),
-    "attention, but for its products": ("_LatticeAttention", "_LatticeAttentionBackward"),
+    "lattice attention": (
+        "smoacs::lattice_attention",
+        "smoacs::lattice_attention_backward",
+        "_LatticeAttention",
+        "_LatticeAttentionBackward",
+    ),
     "cosines of pairs": ("smoacs::pair_cosines", "smoacs::pair_cosines_backward"),
     "edge vectors": ("smoacs::edge_vectors", "smoacs::edge_vectors_backward"),
     "graph": ("smoacs::neighbor_list", "smoacs::line_graph"),

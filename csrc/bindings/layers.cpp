@@ -10,6 +10,7 @@
 #include "cpu/convolution.h"
 #include "cpu/gated_messages.h"
 #include "cpu/interpolation.h"
+#include "cpu/lattice_attention.h"
 #include "cpu/norm_silu.h"
 #include "cpu/pair_cosines.h"
 #ifdef SMOACS_WITH_CUDA
@@ -332,6 +333,80 @@ void table_backward(const Lookup& in, Address grad, Address by_first, Address st
     });
 }
 
+// --- Lattice attention ---------------------------------------------------------------------------
+
+// Terms and what the attention to them depends on, as Python gives them.
+struct LatticeInputs {
+    std::int64_t n_atoms, n_terms, n_pairs, n_heads, n_functions;
+    Address first_term, term_count, first_pair, pair_count, pair, lengths, squares;
+    std::optional<Address> reach;
+    Address pair_logits, decay, centers;
+    double width;
+
+    std::int64_t of_pairs() const { return n_pairs * n_heads; }
+    std::int64_t of_atoms() const { return n_atoms * n_heads; }
+    std::int64_t of_functions() const { return of_atoms() * n_functions; }
+
+    template <typename T>
+    cpu::LatticeSum<T> sum() const {
+        require_size(n_atoms, "n_atoms");
+        require_size(n_terms, "n_terms");
+        require_size(n_pairs, "n_pairs");
+        require(n_heads >= 1, "there must be at least one head");
+        require(n_functions >= 1, "there must be at least one radial function");
+        require(width > 0, "width must be positive");
+        return {n_atoms,
+                n_terms,
+                n_pairs,
+                n_heads,
+                n_functions,
+                pointer<const std::int64_t>(first_term, n_atoms, "first_term"),
+                pointer<const std::int64_t>(term_count, n_atoms, "term_count"),
+                pointer<const std::int64_t>(first_pair, n_atoms, "first_pair"),
+                pointer<const std::int64_t>(pair_count, n_atoms, "pair_count"),
+                pointer<const std::int64_t>(pair, n_terms, "pair"),
+                pointer<const T>(lengths, n_terms, "lengths"),
+                pointer<const T>(squares, n_terms, "squares"),
+                reach ? pointer<const T>(*reach, n_terms, "reach") : nullptr,
+                pointer<const T>(pair_logits, of_pairs(), "pair_logits"),
+                pointer<const T>(decay, of_atoms(), "decay"),
+                pointer<const T>(centers, n_functions, "centers"),
+                static_cast<T>(width)};
+    }
+};
+
+void lattice_attention(const LatticeInputs& in, Address weights, Address radial, Address level,
+                       const std::string& dtype, const Stream& stream) {
+    require(!stream, "lattice attention runs on the CPU only");
+    with_float_type(dtype, [&](auto zero) {
+        using T = decltype(zero);
+        cpu::lattice_attention<T>({in.sum<T>(), pointer<T>(weights, in.of_pairs(), "weights"),
+                                   pointer<T>(radial, in.of_functions(), "radial"),
+                                   pointer<T>(level, in.of_atoms(), "level")});
+    });
+}
+
+void lattice_attention_backward(const LatticeInputs& in, Address weights, Address radial,
+                                Address level, Address grad_weights, Address grad_radial,
+                                Address grad_logits, Address grad_decay, Address grad_lengths,
+                                Address grad_squares, const std::string& dtype,
+                                const Stream& stream) {
+    require(!stream, "lattice attention runs on the CPU only");
+    with_float_type(dtype, [&](auto zero) {
+        using T = decltype(zero);
+        cpu::lattice_attention_backward<T>(
+            {in.sum<T>(), pointer<const T>(weights, in.of_pairs(), "weights"),
+             pointer<const T>(radial, in.of_functions(), "radial"),
+             pointer<const T>(level, in.of_atoms(), "level"),
+             pointer<const T>(grad_weights, in.of_pairs(), "grad_weights"),
+             pointer<const T>(grad_radial, in.of_functions(), "grad_radial"),
+             pointer<T>(grad_logits, in.of_pairs(), "grad_logits"),
+             pointer<T>(grad_decay, in.of_atoms(), "grad_decay"),
+             pointer<T>(grad_lengths, in.n_terms, "grad_lengths"),
+             pointer<T>(grad_squares, in.n_terms, "grad_squares")});
+    });
+}
+
 }  // namespace
 
 void bind_layers(py::module_& m) {
@@ -405,6 +480,24 @@ void bind_layers(py::module_& m) {
           py::arg("dtype"), py::arg("stream").none(true), Release());
     m.def("table_backward", &table_backward, py::arg("lookup"), py::kw_only(), py::arg("grad"),
           py::arg("by_first"), py::arg("start"), py::arg("grad_table"), py::arg("dtype"),
+          py::arg("stream").none(true), Release());
+
+    py::class_<LatticeInputs>(m, "LatticeSum")
+        .def(py::init<std::int64_t, std::int64_t, std::int64_t, std::int64_t, std::int64_t, Address,
+                      Address, Address, Address, Address, Address, Address, std::optional<Address>,
+                      Address, Address, Address, double>(),
+             py::kw_only(), py::arg("n_atoms"), py::arg("n_terms"), py::arg("n_pairs"),
+             py::arg("n_heads"), py::arg("n_functions"), py::arg("first_term"),
+             py::arg("term_count"), py::arg("first_pair"), py::arg("pair_count"), py::arg("pair"),
+             py::arg("lengths"), py::arg("squares"), py::arg("reach").none(true),
+             py::arg("pair_logits"), py::arg("decay"), py::arg("centers"), py::arg("width"));
+    m.def("lattice_attention", &lattice_attention, py::arg("sum"), py::kw_only(),
+          py::arg("weights"), py::arg("radial"), py::arg("level"), py::arg("dtype"),
+          py::arg("stream").none(true), Release());
+    m.def("lattice_attention_backward", &lattice_attention_backward, py::arg("sum"), py::kw_only(),
+          py::arg("weights"), py::arg("radial"), py::arg("level"), py::arg("grad_weights"),
+          py::arg("grad_radial"), py::arg("grad_logits"), py::arg("grad_decay"),
+          py::arg("grad_lengths"), py::arg("grad_squares"), py::arg("dtype"),
           py::arg("stream").none(true), Release());
 }
 

@@ -10,6 +10,7 @@
 #include "cpu/convolution.h"
 #include "cpu/gated_messages.h"
 #include "cpu/interpolation.h"
+#include "cpu/lattice_attention.h"
 #include "cpu/norm_silu.h"
 #include "cpu/threads.h"
 
@@ -374,6 +375,151 @@ void convolutions_do_not_depend_on_the_work_plan() {
     convolve(Messages<T>(3, 0, 7, 3), 2);  // no edges
 }
 
+// --- Lattice attention ---------------------------------------------------------------------------
+
+template <typename T>
+struct Lattice {
+    std::int64_t atoms, heads, functions;
+    std::vector<std::int64_t> first_term, term_count, first_pair, pair_count, pair;
+    std::vector<T> lengths, squares, reach, logits, decay, centers;
+    std::vector<T> weights, radial, level, grad_weights, grad_radial;
+    std::vector<T> grad_logits, grad_decay, grad_lengths, grad_squares;
+
+    Lattice(std::int64_t atoms, std::int64_t heads, std::int64_t functions)
+        : atoms(atoms), heads(heads), functions(functions) {
+        for (std::int64_t a = 0; a < atoms; ++a) {
+            first_term.push_back(static_cast<std::int64_t>(pair.size()));
+            first_pair.push_back(3 * a);
+            pair_count.push_back(3);
+            term_count.push_back(1 + 5 * a % 17);
+            for (std::int64_t t = 0; t < term_count[a]; ++t) {
+                pair.push_back(3 * a + t * t % 3);
+                reach.push_back(T(t % 4 == 3 ? 0.9 : 0));  // each atom sees one at least
+            }
+        }
+        const auto terms = static_cast<std::int64_t>(pair.size());
+        for (std::int64_t t = 0; t < terms; ++t) {
+            lengths.push_back(T(std::fabs(4.5 * std::sin(1.0 + t))));
+            squares.push_back(lengths[t] * lengths[t] * T(1.1));
+        }
+        logits = waves<T>(3 * atoms * heads, 1);
+        for (T x : waves<T>(atoms * heads, 2)) decay.push_back(T(-0.6) + T(0.2) * x);
+        for (std::int64_t k = 1; k <= functions; ++k) centers.push_back(T(0.25 * k));
+        grad_weights = waves<T>(3 * atoms * heads, 3);
+        grad_radial = waves<T>(atoms * heads * functions, 4);
+        weights = grad_logits = std::vector<T>(logits.size());
+        radial = std::vector<T>(grad_radial.size());
+        level = grad_decay = std::vector<T>(decay.size());
+        grad_lengths = grad_squares = std::vector<T>(lengths.size());
+    }
+
+    smoacs::cpu::LatticeSum<T> sum() const {
+        return {atoms,
+                static_cast<std::int64_t>(pair.size()),
+                3 * atoms,
+                heads,
+                functions,
+                first_term.data(),
+                term_count.data(),
+                first_pair.data(),
+                pair_count.data(),
+                pair.data(),
+                lengths.data(),
+                squares.data(),
+                reach.data(),
+                logits.data(),
+                decay.data(),
+                centers.data(),
+                T(0.25)};
+    }
+
+    void forward() {
+        smoacs::cpu::lattice_attention<T>({sum(), weights.data(), radial.data(), level.data()});
+    }
+
+    void backward() {
+        std::fill(grad_lengths.begin(), grad_lengths.end(), T(0));
+        std::fill(grad_squares.begin(), grad_squares.end(), T(0));
+        smoacs::cpu::lattice_attention_backward<T>(
+            {sum(), weights.data(), radial.data(), level.data(), grad_weights.data(),
+             grad_radial.data(), grad_logits.data(), grad_decay.data(), grad_lengths.data(),
+             grad_squares.data()});
+    }
+
+    // What the gradients are gradients of.
+    double objective() {
+        forward();
+        double total = 0;
+        for (std::size_t i = 0; i < weights.size(); ++i) total += grad_weights[i] * weights[i];
+        for (std::size_t i = 0; i < radial.size(); ++i) total += grad_radial[i] * radial[i];
+        return total;
+    }
+};
+
+void attention_follows_the_formula() {
+    Lattice<double> given(4, 3, 30);
+    given.forward();
+    given.backward();
+    for (std::int64_t i = 0; i < 4 * 3; ++i) {
+        const std::int64_t a = i / 3, h = i % 3;
+        std::vector<double> radial(30), weights(3);
+        double norm = 0;
+        for (std::int64_t n = 0; n < given.term_count[a]; ++n) {
+            const std::int64_t t = given.first_term[a] + n, p = given.pair[t];
+            if (std::sqrt(-0.5 / given.decay[i]) <= given.reach[t]) continue;
+            const double w = std::exp(given.logits[p * 3 + h] + given.decay[i] * given.squares[t]);
+            norm += w;
+            weights[p - 3 * a] += w;
+            for (std::int64_t k = 0; k < 30; ++k) {
+                radial[k] += w * std::exp(-8 * std::pow(given.lengths[t] - given.centers[k], 2));
+            }
+        }
+        for (std::int64_t p = 0; p < 3; ++p) {
+            CHECK(std::fabs(given.weights[(3 * a + p) * 3 + h] - weights[p] / norm) < 1e-14);
+        }
+        for (std::int64_t k = 0; k < 30; ++k) {
+            CHECK(std::fabs(given.radial[i * 30 + k] - radial[k] / norm) < 1e-14);
+        }
+    }
+    const auto slopes = [&](std::vector<double>& x, const std::vector<double>& gradient) {
+        for (std::size_t i = 0; i < x.size(); ++i) {
+            const double kept = x[i], step = 1e-6;
+            x[i] = kept + step;
+            const double above = given.objective();
+            x[i] = kept - step;
+            const double below = given.objective();
+            x[i] = kept;
+            CHECK(std::fabs((above - below) / (2 * step) - gradient[i]) < 1e-7);
+        }
+    };
+    slopes(given.logits, given.grad_logits);
+    slopes(given.decay, given.grad_decay);
+    slopes(given.lengths, given.grad_lengths);
+    slopes(given.squares, given.grad_squares);
+}
+
+template <typename T>
+void attention_does_not_depend_on_the_work_plan() {
+    for (const std::int64_t functions : {1, 16, 70}) {
+        Lattice<T> alone(300, 11, functions), together(300, 11, functions);
+        smoacs::cpu::set_num_threads(1);
+        alone.forward();
+        alone.backward();
+        smoacs::cpu::set_num_threads(5);
+        together.forward();
+        together.backward();
+        CHECK(together.weights == alone.weights && together.radial == alone.radial);
+        CHECK(together.grad_logits == alone.grad_logits);
+        CHECK(together.grad_decay == alone.grad_decay);
+        CHECK(together.grad_lengths == alone.grad_lengths);
+        CHECK(together.grad_squares == alone.grad_squares);
+    }
+    smoacs::cpu::set_num_threads(0);
+    Lattice<T> nothing(0, 8, 16);
+    nothing.forward();
+    nothing.backward();
+}
+
 }  // namespace
 
 int main() {
@@ -388,5 +534,8 @@ int main() {
     tables_follow_polynomials();
     convolutions_do_not_depend_on_the_work_plan<float>();
     convolutions_do_not_depend_on_the_work_plan<double>();
+    attention_follows_the_formula();
+    attention_does_not_depend_on_the_work_plan<float>();
+    attention_does_not_depend_on_the_work_plan<double>();
     return 0;
 }

@@ -12,7 +12,7 @@ from torch.nn import functional
 
 from smoacs.crystals import CrystalBatch
 from smoacs.ops import edge_vectors
-from smoacs.predictors import crystalformer_attention
+from smoacs.predictors import crystalformer, crystalformer_attention
 from smoacs.predictors.base import Graph
 from smoacs.predictors.crystalformer import Crystalformer, CrystalformerConfig
 from smoacs.predictors.crystalformer_terms import ImageBox
@@ -246,16 +246,29 @@ def test_values_and_all_gradients_agree_with_the_plain_formula(
         torch.testing.assert_close(one, other, atol=tolerance * (1 + other.abs().max()), rtol=0)
 
 
-def test_results_do_not_depend_on_the_blocks(
-    rattled_crystals: CrystalBatch, hash_fill: Fill, monkeypatch: pytest.MonkeyPatch
+@pytest.mark.parametrize("slots", [300, 2**20])
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+@pytest.mark.parametrize("box", [None, ImageBox(), ImageBox(1, sigmas=3.0)])
+def test_attention_in_blocks_agrees(
+    rattled_crystals: CrystalBatch,
+    hash_fill: Fill,
+    monkeypatch: pytest.MonkeyPatch,
+    box: ImageBox | None,
+    dtype: torch.dtype,
+    slots: int,
 ) -> None:
-    network = hash_fill(Crystalformer(replace(SMALL, box=None, cutoff=6.0))).double()
-    whole = with_gradients(outputs, network, rattled_crystals)
-    monkeypatch.setattr(crystalformer_attention, "_CPU_SLOTS", 300)
-    for one, other in zip(
-        whole[:4], with_gradients(outputs, network, rattled_crystals)[:4], strict=True
-    ):
-        assert torch.equal(one, other)
+    """What a GPU takes, whatever the size of its blocks."""
+    network = hash_fill(Crystalformer(replace(SMALL, box=box, cutoff=9.0))).to(dtype=dtype)
+    crystals = rattled_crystals.to(dtype=dtype)
+    found = with_gradients(outputs, network, crystals)
+    monkeypatch.setattr(crystalformer_attention, "_SLOTS_PER_BLOCK", slots)
+    monkeypatch.setattr(
+        crystalformer, "lattice_attention", crystalformer_attention.attention_in_blocks
+    )
+    expected = with_gradients(outputs, network, crystals)
+    tolerance = 1e-4 if dtype == torch.float32 else 1e-11
+    for one, other in zip(found, expected, strict=True):
+        torch.testing.assert_close(one, other, atol=tolerance * (1 + other.abs().max()), rtol=0)
 
 
 def test_memory_does_not_grow_with_images_times_functions(hash_fill: Fill) -> None:
@@ -377,7 +390,6 @@ def test_new_weights_are_drawn_like_the_original() -> None:
     [
         ({"heads": 3}, "width 32 is no multiple of the 3 heads"),
         ({"least_decay": 1.0}, "least_decay must lie between 0 and 1"),
-        ({"radial_functions": 20}, "multiple of 8"),
     ],
 )
 def test_impossible_shapes_are_refused(changes: dict, message: str) -> None:

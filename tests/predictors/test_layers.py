@@ -9,14 +9,7 @@ from hypothesis import strategies as st
 from torch import Tensor
 from torch.nn import functional
 
-from smoacs.predictors.layers import (
-    Gaussians,
-    crystal_index,
-    elu,
-    gaussians,
-    linear,
-    sum_at,
-)
+from smoacs.predictors.layers import crystal_index, elu, gaussians, linear, sum_at
 
 DTYPES = (torch.float32, torch.float64)
 
@@ -76,26 +69,6 @@ def test_rows_of_linear_do_not_depend_on_their_number(
             out, grad = both(slice(start, stop))
             assert torch.equal(out, all_out[start:stop])
             assert torch.equal(grad, all_grad[start:stop])
-    finally:
-        torch.set_num_threads(before)
-
-
-@pytest.mark.parametrize("dtype", DTYPES)
-@pytest.mark.parametrize("threads", [1, 2, 3, 4])
-def test_gaussians_do_not_depend_on_their_place(dtype: torch.dtype, threads: int) -> None:
-    lengths = 12 * torch.rand(71, 57, generator=torch.Generator().manual_seed(0), dtype=dtype)
-    centers = torch.arange(1, 25, dtype=dtype) / 2
-    before = torch.get_num_threads()
-    torch.set_num_threads(threads)
-    try:
-        basis_of = Gaussians(centers, 0.6)
-        whole = basis_of(lengths).clone()
-        expected = torch.exp(-((lengths[..., None] - centers) ** 2) / (2 * 0.36))
-        torch.testing.assert_close(
-            whole, expected, atol=1e-6 if dtype.itemsize == 4 else 1e-15, rtol=0
-        )
-        for part in (slice(0, 1), slice(1, 30), slice(29, 71)):
-            assert torch.equal(basis_of(lengths[part]), whole[part])
     finally:
         torch.set_num_threads(before)
 

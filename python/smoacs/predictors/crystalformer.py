@@ -78,11 +78,6 @@ class CrystalformerConfig:
     def __post_init__(self) -> None:
         if self.width % self.heads:
             raise ValueError(f"width {self.width} is no multiple of the {self.heads} heads")
-        # So that blocks of radial functions are aligned in memory, whatever block they are in.
-        if self.radial_functions % 8:
-            raise ValueError(
-                f"radial_functions must be a multiple of 8, got {self.radial_functions}"
-            )
         if not 0 < self.least_decay < 1:
             raise ValueError(f"least_decay must lie between 0 and 1, got {self.least_decay}")
 

@@ -1,8 +1,8 @@
 """Attention to all periodic images of all atoms of a crystal, without storing the images.
 
 The "infinitely connected attention" of Taniai et al., ICLR 2024. Weights and radial functions of
-the images are recomputed in the backward pass, block by block, so that memory does not grow with
-(images, heads, radial functions).
+the images are recomputed in the backward pass, so that memory does not grow with (images, heads,
+radial functions): atom by atom in one operation on the CPU, block by block in torch on a GPU.
 """
 
 from __future__ import annotations
@@ -13,15 +13,14 @@ import torch
 from torch import Tensor
 from torch.autograd.function import once_differentiable
 
-from smoacs.ops import matrix_product
+from smoacs import ops
+from smoacs.ops import TermOwners, matrix_product
 from smoacs.predictors.crystalformer_terms import Block, LatticeTerms
-from smoacs.predictors.layers import Gaussians, add_at_, sum_at
+from smoacs.predictors.layers import add_at_, sum_at
 
-# Of exponents: what is smaller counts as nothing, and subnormal numbers make exp ten times slower.
+# Of exponents: what is smaller counts as nothing, and subnormal numbers are slow on a CPU.
 _LOWEST_EXPONENT = -80.0
-# Slots per block: on the CPU a block of radial functions should stay in the cache.
-_CPU_SLOTS = 2**14
-_GPU_SLOTS = 2**20
+_SLOTS_PER_BLOCK = 2**20
 
 
 def lattice_attention(
@@ -40,7 +39,7 @@ def lattice_attention(
         Negative; ``-1 / (2 sigma^2)`` of each atom's Gaussians, 1/Å^2.
     terms : LatticeTerms
     centers : Tensor (K,), float
-        Of the Gaussian radial functions, Å.
+        Of the Gaussian radial functions, in even steps, Å.
     width : float
         Their standard deviation in Å.
 
@@ -51,6 +50,19 @@ def lattice_attention(
     radial : Tensor (S, H, K)
         Weighted mean of the radial functions of the distances.
     """
+    if decay.is_cpu:
+        pairs = terms.pairs
+        owners = TermOwners(terms.start, terms.count, pairs.row, pairs.count, terms.pair)
+        return ops.lattice_attention(
+            pair_logits, decay, terms.lengths, terms.squares, owners, centers, width, terms.reach
+        )
+    return attention_in_blocks(pair_logits, decay, terms, centers, width)
+
+
+def attention_in_blocks(
+    pair_logits: Tensor, decay: Tensor, terms: LatticeTerms, centers: Tensor, width: float
+) -> tuple[Tensor, Tensor]:
+    """What :func:`lattice_attention` gives, block by block on any device."""
     # Subtracting the largest exponent of each atom leaves the softmax as it is.
     pairs, squares = terms.pairs, terms.squares.detach()
     nearest = squares.new_full((pairs.first.numel() + 1,), torch.inf)
@@ -88,13 +100,13 @@ class _LatticeAttention(torch.autograd.Function):
         weights = torch.zeros_like(logits)
         norm = torch.empty_like(decay)
         radial = decay.new_empty(*decay.shape, len(centers))
-        basis_of = Gaussians(centers, width)
-        for block in terms.blocks(_slots(decay)):
+        for block in terms.blocks(_SLOTS_PER_BLOCK):
             weight = _weights(block, logits, decay, squares, terms)
-            basis = basis_of(lengths[block.slots].view(weight.shape[:2]))
+            length = lengths[block.slots].view(weight.shape[:2])
             total = weight.sum(1)
+            sums = matrix_product(weight.mT, _gaussians(length, centers, width))
             norm[block.atoms] = total
-            radial[block.atoms] = matrix_product(weight.mT, basis).div_(total[:, :, None])
+            radial[block.atoms] = sums.div_(total[:, :, None])
             add_at_(weights, terms.pair[block.slots], weight.view(-1, heads))
         weights = weights[:-1] / norm.index_select(0, terms.pairs.first)
         ctx.save_for_backward(pair_logits, decay, lengths, squares, centers, norm, weights, radial)
@@ -122,12 +134,11 @@ class _LatticeAttention(torch.autograd.Function):
         grad_decay = torch.empty_like(decay)
         grad_lengths = torch.empty_like(lengths) if moving else None
         grad_squares = torch.empty_like(squares) if moving else None
-        basis_of = Gaussians(centers, width)
-        for block in terms.blocks(_slots(decay)):
+        for block in terms.blocks(_SLOTS_PER_BLOCK):
             pair = terms.pair[block.slots]
             weight = _weights(block, logits, decay, squares, terms)
             length = lengths[block.slots].view(weight.shape[:2])
-            products = matrix_product(basis_of(length), slopes[block.atoms])
+            products = matrix_product(_gaussians(length, centers, width), slopes[block.atoms])
             inner = products[:, :, :heads]
             grad = outer.index_select(0, pair).view(weight.shape).add_(inner).mul_(weight)
             add_at_(grad_logits, pair, grad.view(-1, heads))
@@ -141,8 +152,10 @@ class _LatticeAttention(torch.autograd.Function):
         return grad_logits[:-1], grad_decay, grad_lengths, grad_squares, None, None, None
 
 
-def _slots(x: Tensor) -> int:
-    return _CPU_SLOTS if x.device.type == "cpu" else _GPU_SLOTS
+def _gaussians(lengths: Tensor, centers: Tensor, width: float) -> Tensor:
+    """Gaussians (..., K) at lengths (...); below e^-72 they stay there."""
+    away = lengths[..., None] - centers
+    return away.square_().mul_(-0.5 / width**2).clamp_(min=-72.0).exp_()
 
 
 def _with_empty_row(values: Tensor, fill: float) -> Tensor:

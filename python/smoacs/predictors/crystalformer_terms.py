@@ -17,7 +17,6 @@ from smoacs.ops import NeighborList
 from smoacs.predictors.layers import crystal_index
 
 _STEPS_PER_OCTAVE = 8
-# A multiple of the widest vector register, so that rows are aligned in memory.
 _SLOT_STEP = 16
 
 
@@ -53,12 +52,15 @@ class AtomPairs:
         First atom of each pair.
     row : Tensor (S,), int64
         Number of the pair of each atom with the first atom of its crystal.
+    count : Tensor (S,), int64
+        Number of pairs of each atom.
     """
 
     sites: Tensor
     groups: tuple[tuple[int, int], ...]
     first: Tensor
     row: Tensor
+    count: Tensor
 
     @classmethod
     def of(cls, ptr: Tensor) -> AtomPairs:
@@ -72,9 +74,10 @@ class AtomPairs:
         ]
         sites = torch.cat([group.flatten() for group in groups])
         first = torch.cat([group.flatten().repeat_interleave(group.shape[1]) for group in groups])
-        count = sizes[crystal_index(ptr, len(sites))][sites]
-        row = torch.empty_like(sites).index_copy(0, sites, count.cumsum(0) - count)
-        return cls(sites, shapes, first, row)
+        count = sizes[crystal_index(ptr, len(sites))]
+        own = count[sites]
+        row = torch.empty_like(sites).index_copy(0, sites, own.cumsum(0) - own)
+        return cls(sites, shapes, first, row, count)
 
     def grouped(self, values: Tensor) -> list[Tensor]:
         """Values (S, ...) of the sites of each group, (c, n, ...)."""
@@ -111,6 +114,8 @@ class LatticeTerms:
         Atoms in the order of their rows, shortest rows first.
     rows : tuple of (int, int)
         Number of atoms with each length of row, in that order.
+    start, count : Tensor (S,), int64
+        First slot and number of terms of each atom.
     """
 
     lengths: Tensor
@@ -120,6 +125,8 @@ class LatticeTerms:
     pairs: AtomPairs
     atoms: Tensor
     rows: tuple[tuple[int, int], ...]
+    start: Tensor
+    count: Tensor
 
     @classmethod
     def build(
@@ -178,6 +185,8 @@ class LatticeTerms:
             pairs=pairs,
             atoms=atoms,
             rows=rows,
+            start=start,
+            count=counts + 1,
         )
 
     def blocks(self, max_slots: int) -> Iterator[Block]:

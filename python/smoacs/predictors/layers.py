@@ -12,7 +12,6 @@ such promise.
 
 from __future__ import annotations
 
-import math
 from typing import Any
 
 import torch
@@ -20,10 +19,6 @@ from torch import Tensor, nn
 from torch.autograd.function import once_differentiable
 
 from smoacs.ops import matrix_product, sigmoid, silu
-
-# Numbers that a loop over elements takes at once; a thread gets at least a grain.
-_LOOP_STEP = 32
-_GRAIN = 2**15
 
 
 def linear(x: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
@@ -53,39 +48,6 @@ class Linear(nn.Linear):
 def elu(x: Tensor) -> Tensor:
     """Of every element, itself where positive, else ``exp(x) - 1``."""
     return torch.where(x > 0, x, x.clamp(max=0).exp() - 1)
-
-
-class Gaussians:
-    """Gaussians ``exp(-(length - center)^2 / (2 width^2))``, without gradient, in reused memory.
-
-    Each call overwrites what the last one gave. ``exp2``, four times as fast as ``exp``, rounds the
-    last few elements of a thread's share differently; here shares end at whole registers.
-
-    Parameters
-    ----------
-    centers : Tensor (K,), float
-    width : float
-    """
-
-    def __init__(self, centers: Tensor, width: float) -> None:
-        self._centers = centers
-        self._factor = -0.5 / (width**2 * math.log(2))
-        self._memory = centers.new_zeros(0)
-
-    def __call__(self, lengths: Tensor) -> Tensor:
-        """Values (..., K) at lengths (...); below 2^-72 they stay there."""
-        shape = (*lengths.shape, len(self._centers))
-        used = math.prod(shape)
-        whole = _whole_shares(used)
-        if len(self._memory) < whole:
-            self._memory = self._centers.new_zeros(whole)
-        values = self._memory[:used].view(shape)
-        torch.sub(lengths[..., None], self._centers, out=values)
-        # Subnormal results would make the functions ten times slower.
-        values.square_().mul_(self._factor).clamp_(min=-72.0)
-        self._memory[used:whole].zero_()
-        self._memory[:whole].exp2_()
-        return values
 
 
 def gaussians(values: Tensor, centers: Tensor, gamma: float) -> Tensor:
@@ -137,16 +99,6 @@ def crystal_index(ptr: Tensor, n_sites: int) -> Tensor:
     return torch.repeat_interleave(
         torch.arange(ptr.numel() - 1, device=ptr.device), ptr.diff(), output_size=n_sites
     )
-
-
-def _whole_shares(count: int) -> int:
-    """Count of elements, enlarged so that torch gives each thread a multiple of a loop's step."""
-    while True:
-        threads = max(1, min(torch.get_num_threads(), -(-count // _GRAIN)))
-        excess = -count % (threads * _LOOP_STEP)
-        if excess == 0:
-            return count
-        count += excess
 
 
 class _GaussianExpansion(torch.autograd.Function):
