@@ -17,8 +17,8 @@ namespace {
 // Edges of a part: enough for each time that the weights come from the third-level cache, few
 // enough for their features to stay in the second.
 constexpr std::int64_t kPartEdges = 256;
-// Fewer multiplications than this per thread are not worth waking it.
-constexpr std::int64_t kWorkPerThread = 1 << 17;
+// Fewer multiplications than this per thread are not worth waking it, for one of many steps.
+constexpr std::int64_t kWorkPerThread = 1 << 22;
 
 // Nodes and edges that no edge joins to the others.
 struct Part {
@@ -60,16 +60,23 @@ EdgeEnds edges_of(EdgeEnds ends) {
     return ends;
 }
 
-// Calls run(part, threads) for all parts: in parallel if they are many, else with all threads.
+// Calls run(part, threads) for all parts: in parallel if they are several for each thread, else one
+// after the other, each with the threads that it can use.
 template <typename Run>
 void for_parts(const EdgeEnds& ends, Run&& run) {
-    const std::int64_t f = ends.n_features, n_rows = ends.n_nodes + ends.n_edges;
-    const int threads = num_threads(n_rows * f * f / kWorkPerThread);
-    const auto parts = parts_of(ends, kPartEdges);
+    const std::int64_t f = ends.n_features;
+    const auto threads_for = [f](std::int64_t n_rows) {
+        return num_threads(n_rows * f * f / kWorkPerThread);
+    };
+    const int threads = threads_for(ends.n_nodes + ends.n_edges);
+    const auto parts = parts_of(ends, std::min(kPartEdges, ends.n_edges / (4 * threads) + 1));
     const auto n = static_cast<std::int64_t>(parts.size());
-    const bool many = n >= 4 * threads;
-#pragma omp parallel for num_threads(many ? threads : 1) schedule(dynamic)
-    for (std::int64_t i = 0; i < n; ++i) run(parts[i], many ? 1 : threads);
+    if (n >= 2 * threads) {
+#pragma omp parallel for num_threads(threads) schedule(dynamic)
+        for (std::int64_t i = 0; i < n; ++i) run(parts[i], 1);
+        return;
+    }
+    for (const Part& part : parts) run(part, threads_for(part.n_nodes() + part.n_edges()));
 }
 
 // Features of nodes and edges that are needed within a part only, one array after the other.
