@@ -44,7 +44,7 @@ native: $(VENV)/.native
 	PYTHONPATH=build/dev $(BIN)/python -c 'import _native'
 	$(BIN)/cmake --install build/dev --prefix python
 
-# C++ unit tests under the address and undefined-behaviour sanitizers, without Python.
+# C++ unit tests, CUDA kernels included, under the address and undefined-behaviour sanitizers.
 sanitize: $(VENV)/.native
 	$(BIN)/cmake -S . -B build/sanitize $(CMAKE_FLAGS) -DSMOACS_CUDA=OFF -DSMOACS_PYTHON=OFF \
 		-DSMOACS_TESTS=ON -DSMOACS_SANITIZE=ON

@@ -62,6 +62,21 @@ SMOACS_HD bool offsets_fit(const SoftmaxBatch<T>& batch, std::int64_t c) {
            (c + 1 < batch.n_crystals || last == batch.n_sites);
 }
 
+struct SiteRange {
+    std::int64_t first, last;
+};
+
+// The sites of crystal c. Nobody has checked the offsets on a GPU: every site belongs to a crystal
+// all the same.
+template <typename T>
+SMOACS_HD SiteRange sites_of(const SoftmaxBatch<T>& batch, std::int64_t c) {
+    const auto bounded = [&](std::int64_t offset) SMOACS_INLINE {
+        return offset < 0 ? 0 : offset < batch.n_sites ? offset : batch.n_sites;
+    };
+    return {c == 0 ? 0 : bounded(batch.ptr[c]),
+            c + 1 == batch.n_crystals ? batch.n_sites : bounded(batch.ptr[c + 1])};
+}
+
 template <typename T>
 SMOACS_HD bool is_padding(T pattern_logit) {
     return pattern_logit == -kInfinity<T>;
@@ -142,10 +157,8 @@ SMOACS_HD void pattern_gradient(const SoftmaxBatch<T>& batch, std::int64_t c, co
     T* grad = grad_logits + c * n;
     const T inverse = T(1) / batch.temperature[c * batch.temperature_stride];
     for (int k = 0; k < n; ++k) grad[k] = grad_weights[c * n + k];
-    // Nobody has checked the offsets on a GPU.
-    const std::int64_t first = batch.ptr[c] > 0 ? batch.ptr[c] : 0;
-    const std::int64_t last = batch.ptr[c + 1] < batch.n_sites ? batch.ptr[c + 1] : batch.n_sites;
-    for (std::int64_t s = first; s < last; ++s) {
+    const SiteRange sites = sites_of(batch, c);
+    for (std::int64_t s = sites.first; s < sites.last; ++s) {
         for (int k = 0; k < n; ++k) grad[k] += dots[s * n + k];
     }
     T mean = 0;

@@ -1,5 +1,5 @@
 // Kernels of graph networks on exactly sized buffers: formulas written out, finite differences, any
-// number of threads, and the one feature at a time that a thread of a GPU works on.
+// number of threads, and the kernels of a GPU.
 #include <algorithm>
 #include <cmath>
 #include <limits>
@@ -13,6 +13,9 @@
 #include "cpu/lattice_attention.h"
 #include "cpu/norm_silu.h"
 #include "cpu/threads.h"
+#include "cuda/gated_messages.h"
+#include "cuda/interpolation.h"
+#include "cuda/norm_silu.h"
 
 namespace {
 
@@ -165,25 +168,15 @@ void messages_do_not_depend_on_the_work_plan() {
     for (std::int64_t width : {1, 33, 256, 300}) {
         for (std::int64_t block : {3, 20, 64}) {  // 64: all nodes
             Messages<T> alone(64, 500, width, block), together(64, 500, width, block);
-            Messages<T> by_feature(64, 500, width, block);
+            Messages<T> on_gpu(64, 500, width, block);
             smoacs::cpu::set_num_threads(1);
             alone.run();
             smoacs::cpu::set_num_threads(5);
             together.run();
             CHECK(together.equals(alone));
-            const auto job = by_feature.job();
-            const auto gradient_job = by_feature.gradient_job();
-            const std::int64_t work = 64 * width;
-            for (std::int64_t i = 0; i < work; ++i) {
-                smoacs::gather_messages<1>(job, i / width, i % width, 1);
-            }
-            for (std::int64_t i = 0; i < work; ++i) {
-                smoacs::message_gradients_in<1>(gradient_job, i / width, i % width, 1);
-            }
-            for (std::int64_t i = 0; i < work; ++i) {
-                smoacs::message_gradients_out<1>(gradient_job, i / width, i % width, 1);
-            }
-            CHECK(by_feature.equals(alone));
+            smoacs::cuda::gated_messages(on_gpu.job(), 0);
+            smoacs::cuda::gated_messages_backward(on_gpu.gradient_job(), 0);
+            CHECK(on_gpu.equals(alone));
         }
     }
     smoacs::cpu::set_num_threads(0);
@@ -298,6 +291,46 @@ void norms_follow_the_formula() {
     }
 }
 
+template <typename T>
+void norms_are_the_same_on_a_gpu() {
+    for (const std::int64_t n : {1, 31, 32, 33, 256}) {
+        for (const bool standardize : {false, true}) {
+            const std::int64_t rows = 100;
+            const auto x = waves<T>(rows * n, 0), residual = waves<T>(rows * n, 1);
+            const auto weight = waves<T>(n, 2), bias = waves<T>(n, 3), grad = waves<T>(rows * n, 4);
+            std::vector<T> out[2], grad_x[2], sums[2];
+            for (const bool on_gpu : {false, true}) {
+                for (auto* rows_of : {out, grad_x}) rows_of[on_gpu].resize(rows * n);
+                const smoacs::NormJob<T> job{rows,          n,           standardize,
+                                             T(1e-5),       x.data(),    residual.data(),
+                                             weight.data(), bias.data(), out[on_gpu].data()};
+                smoacs::NormGradientJob<T> gradient_job{
+                    rows,        n,           standardize,
+                    T(1e-5),     x.data(),    weight.data(),
+                    bias.data(), grad.data(), grad_x[on_gpu].data(),
+                    nullptr};
+                sums[on_gpu].resize(2 * n * smoacs::n_chunks(gradient_job));
+                if (on_gpu) {
+                    smoacs::cuda::norm_silu(job, 0);
+                    smoacs::cuda::norm_silu_backward(gradient_job, 0);
+                } else {
+                    smoacs::cpu::norm_silu(job);
+                    smoacs::cpu::norm_silu_backward(gradient_job);
+                }
+                const auto frozen = grad_x[on_gpu];
+                gradient_job.chunk_sums = sums[on_gpu].data();
+                if (on_gpu) {
+                    smoacs::cuda::norm_silu_backward(gradient_job, 0);
+                } else {
+                    smoacs::cpu::norm_silu_backward(gradient_job);
+                }
+                CHECK(grad_x[on_gpu] == frozen);
+            }
+            CHECK(out[0] == out[1] && grad_x[0] == grad_x[1] && sums[0] == sums[1]);
+        }
+    }
+}
+
 // --- Tables --------------------------------------------------------------------------------------
 
 void tables_follow_polynomials() {
@@ -327,6 +360,29 @@ void tables_follow_polynomials() {
         for (std::int64_t k = 0; k < knots; ++k) sum += grad_table[k * n + c];
         CHECK(std::fabs(sum - 8) < 1e-9);
     }
+}
+
+template <typename T>
+void tables_are_the_same_on_a_gpu() {
+    const std::int64_t knots = 9, n = 35, size = 50;
+    const auto table = waves<T>(knots * n, 0), values = waves<T>(size, 1),
+               grad = waves<T>(size * n, 2);
+    const smoacs::TableJob<T> job{size, knots, n, -1.5, 0.4, table.data(), values.data()};
+    std::vector<T> out(size * n), slopes(size), grad_table(knots * n);
+    std::vector<T> same_out(out), same_slopes(slopes), same_grad_table(grad_table);
+    std::vector<std::int64_t> first(size), same_first(size), order(size), start(knots + 1);
+    smoacs::cpu::interpolate(job, out.data());
+    smoacs::cpu::interpolate_backward(job, grad.data(), slopes.data());
+    smoacs::cpu::first_knots(job, first.data());
+    smoacs::cpu::group_rows(first.data(), size, knots, order.data(), start.data());
+    smoacs::cpu::table_backward(job, grad.data(), order.data(), start.data(), grad_table.data());
+    smoacs::cuda::interpolate(job, same_out.data(), 0);
+    smoacs::cuda::interpolate_backward(job, grad.data(), same_slopes.data(), 0);
+    smoacs::cuda::first_knots(job, same_first.data(), 0);
+    smoacs::cuda::table_backward(job, grad.data(), order.data(), start.data(),
+                                 same_grad_table.data(), 0);
+    CHECK(out == same_out && slopes == same_slopes && first == same_first);
+    CHECK(grad_table == same_grad_table);
 }
 
 // --- Convolution ---------------------------------------------------------------------------------
@@ -531,7 +587,11 @@ int main() {
     graphs_without_edges_or_nodes();
     groups();
     norms_follow_the_formula();
+    norms_are_the_same_on_a_gpu<float>();
+    norms_are_the_same_on_a_gpu<double>();
     tables_follow_polynomials();
+    tables_are_the_same_on_a_gpu<float>();
+    tables_are_the_same_on_a_gpu<double>();
     convolutions_do_not_depend_on_the_work_plan<float>();
     convolutions_do_not_depend_on_the_work_plan<double>();
     attention_follows_the_formula();

@@ -1,13 +1,10 @@
-// Neighbour lists against a plain loop over images, and what a GPU runs, in teams of threads,
-// against the CPU's own versions.
+// Neighbour lists against a plain loop over images, and what a GPU runs against the CPU's own
+// versions.
 #include <algorithm>
 #include <array>
-#include <condition_variable>
 #include <cstring>
-#include <mutex>
 #include <numeric>
 #include <random>
-#include <thread>
 #include <tuple>
 #include <vector>
 
@@ -18,6 +15,9 @@
 #include "cpu/neighbors.h"
 #include "cpu/order.h"
 #include "cpu/steps.h"
+#include "cuda/edge_vectors.h"
+#include "cuda/line_graph.h"
+#include "cuda/neighbors.h"
 
 using namespace smoacs;
 
@@ -193,84 +193,25 @@ void radius_equals_a_plain_loop() {
     CHECK(found.sorted() == wanted.sorted());
 }
 
-// Eight threads that meet at every exchange of numbers, as those of a warp do.
-class Crew {
-  public:
-    static constexpr int size = 8;
-
-    template <typename Work>
-    static void run(Work&& work) {
-        std::vector<std::thread> threads;
-        for (int i = 0; i < size; ++i) {
-            threads.emplace_back([&work, i] {
-                rank_ = i;
-                work();
-            });
-        }
-        for (std::thread& thread : threads) thread.join();
-    }
-
-    static int rank() { return rank_; }
-
+// The steps one after the other on the CPU, or as the kernels of a GPU.
+struct OneByOne {
+    static void prepare(const NeighborJob& job) { cpu::prepare(job); }
+    static void find_reach(const NeighborJob& job) { cpu::find_reach(job); }
+    static void count(const NeighborJob& job) { cpu::count(job); }
     template <typename T>
-    static T sum(T value) {
-        T total = 0;
-        for (const T other : exchange(value)) total += other;
-        return total;
+    static void fill(const NeighborJob& job, const NeighborOutput<T>& out) {
+        cpu::fill(job, out);
     }
-    static double max(double value) {
-        const auto all = exchange(value);
-        return *std::max_element(all.begin(), all.end());
-    }
-    static double min(double value) {
-        const auto all = exchange(value);
-        return *std::min_element(all.begin(), all.end());
-    }
-    static int before(int value) {
-        const auto all = exchange(value);
-        return std::accumulate(all.begin(), all.begin() + rank_, 0);
-    }
-
-  private:
-    template <typename T>
-    static std::array<T, size> exchange(T value) {
-        std::memcpy(slots_[rank_], &value, sizeof value);
-        wait();
-        std::array<T, size> all;
-        for (int i = 0; i < size; ++i) std::memcpy(&all[i], slots_[i], sizeof(T));
-        wait();
-        return all;
-    }
-
-    static void wait() {
-        std::unique_lock<std::mutex> lock(mutex_);
-        const long mine = generation_;
-        if (++waiting_ == size) {
-            waiting_ = 0;
-            ++generation_;
-            all_here_.notify_all();
-            return;
-        }
-        all_here_.wait(lock, [mine] { return generation_ != mine; });
-    }
-
-    static inline thread_local int rank_ = 0;
-    static inline unsigned char slots_[size][8];
-    static inline std::mutex mutex_;
-    static inline std::condition_variable all_here_;
-    static inline int waiting_ = 0;
-    static inline long generation_ = 0;
 };
-
-// Runs the work of one thread, or of a crew.
-template <typename Work>
-void run(Alone, Work&& work) {
-    work();
-}
-template <typename Work>
-void run(Crew, Work&& work) {
-    Crew::run(work);
-}
+struct InKernels {
+    static void prepare(const NeighborJob& job) { cuda::prepare(job, 0); }
+    static void find_reach(const NeighborJob& job) { cuda::find_reach(job, 0); }
+    static void count(const NeighborJob& job) { cuda::count(job, 0); }
+    template <typename T>
+    static void fill(const NeighborJob& job, const NeighborOutput<T>& out) {
+        cuda::fill(job, out, 0);
+    }
+};
 
 std::vector<std::int64_t> offsets(const std::vector<std::int64_t>& counts) {
     std::vector<std::int64_t> out(counts.size() + 1, 0);
@@ -289,7 +230,7 @@ std::pair<std::vector<std::int64_t>, std::vector<std::int64_t>> grouped(
     return {rows, offsets(counts)};
 }
 
-template <typename Team>
+template <typename Steps>
 List find_in_steps(const Batch& batch, const NeighborQuery& query) {
     const std::int64_t n_sites = batch.n_sites(), n_crystals = batch.n_crystals();
     std::vector<SearchCell> cells(n_crystals);
@@ -313,23 +254,16 @@ List find_in_steps(const Batch& batch, const NeighborQuery& query) {
     job.last = last.data();
     job.counts = counts.data();
     job.faults = faults.data();
-    cpu::prepare(job);
+    Steps::prepare(job);
     const auto [by_bin, first] = grouped(bin, n_sites);
     job.by_bin = by_bin.data();
     job.first = first.data();
-    const auto no_fault = [](std::int64_t) { CHECK(false); };
-    if (query.rule != NeighborRule::radius) {
-        run(Team{}, [&] {
-            for (std::int64_t s = 0; s < n_sites; ++s) find_reach<Team>(job, s, no_fault);
-        });
-    }
+    if (query.rule != NeighborRule::radius) Steps::find_reach(job);
     for (std::int64_t s = 0; s < n_sites; ++s) {
         double& reach_of_crystal = longest[sites[s].crystal];
         reach_of_crystal = std::max(reach_of_crystal, reach[s]);
     }
-    run(Team{}, [&] {
-        for (std::int64_t s = 0; s < n_sites; ++s) count<Team>(job, s, no_fault);
-    });
+    Steps::count(job);
     for (std::int64_t fault : faults) CHECK(fault == kNoNeighborFault);
     const auto starts = offsets(counts);
     std::vector<Arc> arcs(starts.back());
@@ -337,13 +271,8 @@ List find_in_steps(const Batch& batch, const NeighborQuery& query) {
     job.capacity = starts.back();
     job.arcs = arcs.data();
     List list(starts.back(), n_crystals);
-    const NeighborOutput<double> out{list.src.data(), list.dst.data(), list.shift.data(),
-                                     list.distance.data()};
-    run(Team{}, [&] {
-        for (std::int64_t s = 0; s < n_sites; ++s) fill_arcs<Team>(job, s);
-        Team::sum(0);  // all arcs are there
-        for (std::int64_t s = 0; s < n_sites; ++s) finish<Team>(job, s, out);
-    });
+    Steps::fill(job, NeighborOutput<double>{list.src.data(), list.dst.data(), list.shift.data(),
+                                            list.distance.data()});
     for (std::int64_t c = 0; c <= n_crystals; ++c) list.edge_ptr[c] = starts[batch.ptr[c]];
     return list;
 }
@@ -356,8 +285,8 @@ void steps_equal_the_search() {
                                       NeighborQuery{NeighborRule::knn_shell, 3.1, 6, 1e-3},
                                       NeighborQuery{NeighborRule::knn_shell, 3.1, 6, 0.0}}) {
         const List wanted = find(batch, query);
-        CHECK(find_in_steps<Alone>(batch, query) == wanted);
-        CHECK(find_in_steps<Crew>(batch, query) == wanted);
+        CHECK(find_in_steps<OneByOne>(batch, query) == wanted);
+        CHECK(find_in_steps<InKernels>(batch, query) == wanted);
     }
 }
 
@@ -396,7 +325,7 @@ void pairs_of_edges() {
         }
         CHECK(t == a.size());
 
-        // All edges, by a crew.
+        // All edges, as a GPU pairs them.
         keep.assign(list.size(), 1);
         const cpu::LineGraph all(list.src.data(), list.dst.data(),
                                  reinterpret_cast<const bool*>(keep.data()), list.size(),
@@ -415,9 +344,7 @@ void pairs_of_edges() {
         const PairJob job{list.size(),  list.src.data(), list.dst.data(), by_dst.data(),
                           first.data(), starts.data(),   self_pairs,      starts.back(),
                           c.data(),     d.data()};
-        Crew::run([&] {
-            for (std::int64_t e = 0; e < list.size(); ++e) fill_pairs<Crew>(job, e);
-        });
+        cuda::fill_pairs(job, 0);
         CHECK(a == c && b == d);
     }
 }
@@ -463,11 +390,10 @@ void gradients_of_edge_vectors() {
         sums.data(),
         frac.data(),
         lattice.data()};
-    Crew::run([&] {
-        for (std::int64_t n = 0; n < chunk_ptr.back(); ++n) sum_chunk<Crew>(job, n);
-        for (std::int64_t s = 0; s < n_sites; ++s) site_gradient<Crew>(job, s);
-    });
-    for (std::int64_t c = 0; c < n_crystals; ++c) lattice_gradient(job, c);
+    cuda::edge_gradients(job, 0);
+    std::vector<double> same(vectors.size());
+    cuda::edge_vectors(job.edges, same.data(), 0);
+    CHECK(same == vectors);
     for (std::size_t i = 0; i < frac.size(); ++i) {
         CHECK(std::fabs(frac[i] - grad_frac[i]) < 1e-10);
     }

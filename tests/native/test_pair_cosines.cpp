@@ -1,5 +1,5 @@
 // Cosines of bond pairs on exactly sized buffers: the formula, finite differences, any number of
-// threads, and ends that are not there.
+// threads, the kernels of a GPU, and ends that are not there.
 #include <algorithm>
 #include <cmath>
 #include <vector>
@@ -8,6 +8,7 @@
 #include "cpu/gated_messages.h"
 #include "cpu/pair_cosines.h"
 #include "cpu/threads.h"
+#include "cuda/pair_cosines.h"
 
 namespace {
 
@@ -57,6 +58,13 @@ struct Pairs {
             {ends(), directions.data(), grad.data(), grad_vectors.data()});
     }
 
+    void run_on_gpu() {
+        smoacs::cuda::pair_cosines<T>({ends(), vectors.data(), directions.data(), cosines.data()},
+                                      0);
+        smoacs::cuda::pair_cosines_backward<T>(
+            {ends(), directions.data(), grad.data(), grad_vectors.data()}, 0);
+    }
+
     // What the gradients are gradients of.
     double objective() {
         smoacs::cpu::pair_cosines<T>({ends(), vectors.data(), directions.data(), cosines.data()});
@@ -90,14 +98,16 @@ void cosines_follow_the_formula() {
 }
 
 template <typename T>
-void threads_do_not_matter() {
-    Pairs<T> alone(1000, 40000), together(1000, 40000);
+void threads_and_devices_do_not_matter() {
+    Pairs<T> alone(1000, 40000), together(1000, 40000), on_gpu(1000, 40000);
     smoacs::cpu::set_num_threads(1);
     alone.run();
     smoacs::cpu::set_num_threads(5);
     together.run();
     smoacs::cpu::set_num_threads(0);
     CHECK(alone.cosines == together.cosines && alone.grad_vectors == together.grad_vectors);
+    on_gpu.run_on_gpu();
+    CHECK(alone.cosines == on_gpu.cosines && alone.grad_vectors == on_gpu.grad_vectors);
 }
 
 // Pair 3 is none; pairs 7 and 20 have an end that is not there, as a GPU may find them; bond 5 has
@@ -136,8 +146,8 @@ void no_pairs_and_no_bonds() {
 
 int main() {
     cosines_follow_the_formula();
-    threads_do_not_matter<float>();
-    threads_do_not_matter<double>();
+    threads_and_devices_do_not_matter<float>();
+    threads_and_devices_do_not_matter<double>();
     pairs_follow_bonds_only();
     no_pairs_and_no_bonds();
     return 0;

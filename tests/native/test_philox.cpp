@@ -1,9 +1,11 @@
 // Known answers published with the authors' Random123 library, and the layout of the counter.
 #include <cmath>
+#include <vector>
 
 #include "check.h"
 #include "core/philox.h"
 #include "cpu/resample.h"
+#include "cuda/resample.h"
 
 using smoacs::philox4x32;
 using smoacs::PhiloxBlock;
@@ -48,6 +50,23 @@ void ends_of_the_interval() {
     }
 }
 
+template <typename T>
+void a_gpu_gives_the_same_bits() {
+    const std::int64_t ptr[] = {0, 1, 1, 4, 7}, candidates[] = {5, 6, 7, 8}, steps[] = {1, 2, 3, 4};
+    const std::int64_t parents[] = {0, 1, 2, 2};
+    const smoacs::RandomBatch batch{7, 4, 3, ptr, candidates, steps, 1, 9, 2};
+    std::vector<T> values(21, T(0.5)), out(21), same(21);
+    const auto compare = [&](const auto& op, const auto& gpu_op) {
+        smoacs::cpu::for_each_pair(batch, op);
+        smoacs::cuda::for_each_pair(batch, gpu_op, 0);
+        CHECK(out == same);
+    };
+    compare(smoacs::Fill<T, false>{out.data()}, smoacs::Fill<T, false>{same.data()});
+    compare(smoacs::Fill<T, true>{out.data()}, smoacs::Fill<T, true>{same.data()});
+    compare(smoacs::Resample<T>{values.data(), parents, T(0.1), out.data()},
+            smoacs::Resample<T>{values.data(), parents, T(0.1), same.data()});
+}
+
 // An odd number of values: nothing is written past the end (the address sanitizer looks).
 void odd_counts() {
     const std::int64_t ptr[] = {0, 1, 1, 4}, candidates[] = {5, 6, 7}, step = 0;
@@ -68,4 +87,6 @@ int main() {
     counter_layout();
     ends_of_the_interval();
     odd_counts();
+    a_gpu_gives_the_same_bits<float>();
+    a_gpu_gives_the_same_bits<double>();
 }

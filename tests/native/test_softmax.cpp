@@ -1,9 +1,11 @@
-// The CPU kernel on exactly sized buffers, against the formula written out in double precision.
+// The CPU kernel on exactly sized buffers, against the formula written out in double precision; the
+// GPU's kernels against that.
 #include <cmath>
 #include <vector>
 
 #include "check.h"
 #include "cpu/masked_softmax.h"
+#include "cuda/masked_softmax.h"
 
 using smoacs::Fault;
 using smoacs::SoftmaxBatch;
@@ -103,10 +105,70 @@ void reports_the_smallest_fault() {
     CHECK(run() == smoacs::fault_at(Fault::temperature, 0));
 }
 
+// Results and gradients of 40 sites in crystals of all sizes, in one array.
+template <typename T>
+std::vector<T> run(int elements, int patterns, bool paper, bool on_gpu) {
+    const std::vector<std::int64_t> ptr{0, 5, 5, 36, 40};
+    const std::vector<T> temperature{T(0.01), T(0.1), T(0.2), T(1)};
+    const int sites = 40, crystals = 4, words = (elements + 31) / 32;
+    std::vector<T> logits(sites * elements), pattern_logits(crystals * patterns);
+    std::vector<std::uint32_t> allowed(sites * patterns * words);
+    for (std::size_t i = 0; i < logits.size(); ++i) logits[i] = T(std::sin(1 + 3.7 * i));
+    for (std::size_t i = 0; i < pattern_logits.size(); ++i) {
+        pattern_logits[i] = T(0.1 * std::sin(2 + 1.3 * i));
+        if (patterns > 1 && i % 7 == 3) pattern_logits[i] = -smoacs::kInfinity<T>;
+    }
+    for (std::size_t i = 0; i < allowed.size(); ++i) {
+        allowed[i] = static_cast<std::uint32_t>(i * 2654435761u) | 1u;
+    }
+    const SoftmaxBatch<T> batch{sites,
+                                crystals,
+                                patterns,
+                                elements,
+                                logits.data(),
+                                pattern_logits.data(),
+                                allowed.data(),
+                                ptr.data(),
+                                temperature.data(),
+                                1};
+    std::vector<T> x(sites * elements), q(crystals * patterns), kept(sites * (patterns + 2)),
+        dots(sites * patterns), gx(x.size()), gq(q.size()), ga(x.size()), gw(q.size());
+    for (std::size_t i = 0; i < gx.size(); ++i) gx[i] = T(std::cos(0.3 * i));
+    for (std::size_t i = 0; i < gq.size(); ++i) gq[i] = T(std::cos(0.7 * i));
+    if (on_gpu) {
+        smoacs::cuda::masked_softmax(batch, paper, x.data(), q.data(), kept.data(), 0);
+        smoacs::cuda::masked_softmax_backward(batch, paper, x.data(), q.data(), kept.data(),
+                                              gx.data(), gq.data(), dots.data(), ga.data(),
+                                              gw.data(), 0);
+    } else {
+        CHECK(smoacs::cpu::masked_softmax(batch, paper, x.data(), q.data(), kept.data()) ==
+              smoacs::kNoFault);
+        smoacs::cpu::masked_softmax_backward(batch, paper, x.data(), q.data(), kept.data(),
+                                             gx.data(), gq.data(), dots.data(), ga.data(),
+                                             gw.data());
+    }
+    for (const auto* more : {&q, &ga, &gw}) x.insert(x.end(), more->begin(), more->end());
+    return x;
+}
+
+template <typename T>
+void a_gpu_gives_the_same_bits() {
+    for (const int elements : {1, 31, 32, 33, 64, 98, 127, 128}) {
+        for (const int patterns : {1}) {
+            for (const bool paper : {false, true}) {
+                CHECK(run<T>(elements, patterns, paper, true) ==
+                      run<T>(elements, patterns, paper, false));
+            }
+        }
+    }
+}
+
 }  // namespace
 
 int main() {
     matches_the_formula<float>(1e-6);
     matches_the_formula<double>(1e-14);
     reports_the_smallest_fault();
+    a_gpu_gives_the_same_bits<float>();
+    a_gpu_gives_the_same_bits<double>();
 }
