@@ -105,10 +105,37 @@ SMOACS_HD T exp2_normal(T x) {
     return all[0];
 }
 
-// 2^x for x <= 0, which is 0 from the lowest power on (minus infinity included).
+// N times 2^(x rate) for x rate <= 0: 0 from the lowest power on (minus infinity included). As
+// exp2_normals, with the products inside of multiply-adds.
+template <typename As, int N>
+SMOACS_HD void exp2_products(typename As::V (&x)[N], typename As::V rate) {
+    using T = typename As::Number;
+    using V = typename As::V;
+    using U = typename As::U;
+    constexpr bool is_float = sizeof(T) == 4;
+    constexpr T highest = exp2_term<T>(0);
+    const T shift = is_float ? T(12582912.0) : T(6755399441055744.0);
+    const T lowest = shift - (kLargestPower<T> - T(0.5));
+    V rounded[N], f[N], p[N];
+    SMOACS_UNROLLED
+    for (int i = 0; i < N; ++i) {
+        rounded[i] = As::multiply_add(x[i], rate, V{} + shift);
+        f[i] = As::multiply_add(x[i], rate, shift - rounded[i]);
+        p[i] = V{} + highest;
+    }
+    add_exp2_terms<As>(f, p);
+    SMOACS_UNROLLED
+    for (int i = 0; i < N; ++i) {
+        const U power = bit_cast<U>(rounded[i]) << (is_float ? 23 : 52);
+        x[i] = rounded[i] < lowest ? V{} : bit_cast<V>(bit_cast<U>(p[i]) + power);
+    }
+}
+
 template <typename T>
-SMOACS_HD T exp2_nonpositive(T x) {
-    return x < -kLargestPower<T> ? T(0) : exp2_normal(x);
+SMOACS_HD T exp2_nonpositive(T x, T rate = 1) {
+    T all[1] = {x};
+    exp2_products<Single<T>>(all, rate);
+    return all[0];
 }
 
 // log(x) for normal numbers x > 0, to about one unit in the last place.

@@ -6,6 +6,7 @@
 #include <cstdint>
 #include <cstring>
 #include <type_traits>
+#include <utility>
 #ifdef __AVX2__
 #include <immintrin.h>
 #endif
@@ -95,9 +96,17 @@ SMOACS_LANES Mask<T> mask_part(const std::uint32_t* words, int p) {
 #if defined(__CUDACC__)
     return (words[p] >> lane_of(0) & 1u) != 0;
 #elif defined(__AVX512DQ__)
+    // Straight from memory: compilers go through a general register, which takes twice as long.
+    struct Bytes {
+        Mask<T> of;
+    } __attribute__((packed, may_alias));
+    const auto& from = reinterpret_cast<const Bytes*>(words)[p];
     Mask<T> mask;
-    memcpy(&mask, reinterpret_cast<const char*>(words) + p * sizeof mask, sizeof mask);
-    if constexpr (sizeof mask == 2) return _cvtu32_mask16(mask);  // straight from memory
+    if constexpr (sizeof mask == 2) {
+        asm("kmovw %1, %0" : "=k"(mask) : "m"(from));
+    } else {
+        asm("kmovb %1, %0" : "=k"(mask) : "m"(from));
+    }
     return mask;
 #else
     using Bits = std::conditional_t<sizeof(T) == 4, std::uint32_t, std::uint64_t>;
@@ -175,8 +184,11 @@ SMOACS_LANES void add_where(M mask, V x, V& sum) {
 }
 #endif
 
-#ifndef __CUDACC__
-// Vectors, as exp2_normals takes them.
+#ifdef __CUDACC__
+template <typename T>
+using Several = Single<T>;
+#else
+// Parts of rows, as exp2_products takes them.
 template <typename T>
 struct Several {
     using Number = T;
@@ -204,19 +216,10 @@ struct Several {
 };
 #endif
 
-// Turns numbers of a row, none above 0, into powers of two.
+// Turns numbers x of a row into 2^(x rate), where no x rate is above 0.
 template <typename T, int Size>
-SMOACS_LANES void exp2_row(Row<T, Size>& row) {
-#ifdef __CUDACC__
-    for (int p = 0; p < Row<T, Size>::n; ++p) row[p] = exp2_nonpositive(row[p]);
-#else
-    const Row<T, Size> x = row;
-    exp2_normals<Several<T>>(row.part);
-    SMOACS_UNROLLED
-    for (int p = 0; p < Row<T, Size>::n; ++p) {
-        row[p] = x[p] < -kLargestPower<T> ? Part<T>{} : row[p];
-    }
-#endif
+SMOACS_LANES void exp2_row(Row<T, Size>& row, T rate) {
+    exp2_products<Several<T>>(row.part, all_of(rate));
 }
 
 // --- Memory --------------------------------------------------------------------------------------
@@ -275,19 +278,29 @@ struct Max {
 };
 
 #ifndef __CUDACC__
-// The numbers of a vector combined, halves first.
-template <typename Op, typename T, int N>
-SMOACS_LANES T fold_vector(const typename Pack<T, N>::type& vector) {
-    if constexpr (N == 2) {
-        T all = vector[0];
-        Op::into(all, T(vector[1]));
-        return all;
+// The numbers of a vector from place First on, then again those from its beginning.
+template <typename T, int First, typename V, int... I>
+SMOACS_LANES auto rotated(const V& vector, std::integer_sequence<int, I...>) {
+    constexpr int n = sizeof(V) / sizeof(T);
+#if defined(__has_builtin) && __has_builtin(__builtin_shufflevector)
+    return __builtin_shufflevector(vector, vector, (First + I) % n...);
+#else
+    return typename Pack<T, sizeof...(I)>::type{vector[(First + I) % n]...};
+#endif
+}
+
+// The first N numbers of a vector combined, halves first. (Copies of bytes would go through
+// memory.)
+template <typename Op, typename T, int N, typename V>
+SMOACS_LANES T fold_vector(const V& vector) {
+    if constexpr (N == 1) {
+        return vector[0];
     } else {
-        typename Pack<T, N / 2>::type low, high;
-        memcpy(&low, &vector, sizeof low);
-        memcpy(&high, reinterpret_cast<const char*>(&vector) + sizeof low, sizeof high);
-        Op::into(low, high);
-        return fold_vector<Op, T, N / 2>(low);
+        constexpr int half = N / 2, least = 16 / sizeof(T);
+        constexpr auto lanes = std::make_integer_sequence < int, half<least ? least : half>();
+        auto low = rotated<T, 0>(vector, lanes);
+        Op::into(low, rotated<T, half>(vector, lanes));
+        return fold_vector<Op, T, half>(low);
     }
 }
 #endif

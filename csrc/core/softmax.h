@@ -139,8 +139,8 @@ SMOACS_HD std::int64_t pattern_weights(const SoftmaxBatch<T>& batch, std::int64_
     }
     T total = 0;
     for (int k = 0; k < n; ++k) {
-        q[k] = is_padding(logits[k]) ? T(0)
-                                     : exp2_nonpositive((floored<Paper>(logits[k]) - top) * rate);
+        q[k] =
+            is_padding(logits[k]) ? T(0) : exp2_nonpositive(floored<Paper>(logits[k]) - top, rate);
         total += q[k];
     }
     for (int k = 0; k < n; ++k) q[k] /= total;
@@ -203,11 +203,13 @@ constexpr int kBundle = 1;
 constexpr int kBundle = 16;
 #endif
 
-// A site goes through steps: begin, then those of one direction. On the CPU several sites take each
-// step together, so that the waits of one are filled with the work of others.
+// A site goes through steps: begin, then those of one direction, which end where something has been
+// added up over the elements. On the CPU several sites take each step together, so that the waits
+// of one are filled with the work of others.
 template <typename T, bool Paper, int Size>
 struct SoftmaxSite {
     using Parts = Row<T, Size>;
+    using Lanes = Several<T>;
     static constexpr int kWords = (Size + kLanes - 1) / kLanes;
 
     // exp((logit - top) / T) of a forbidden element, and what it is more where a pattern allows it.
@@ -225,9 +227,16 @@ struct SoftmaxSite {
     T inverse;                     // 1 / T
     T rate;                        // exp(a / T) = 2^(a rate)
     T top;
-    bool suspect;  // may be at fault
+    bool suspect = false;    // this site, or one before, may be at fault
+    Row<T, kLanes> doubt{};  // NaN if a logit of one was not finite
     Numerators shared;
-    Parts values;  // of the paper's form: its mixture, or the gradient to that
+    // Of a bundle of patterns: c[k], in the backward pass -c[k] d[k], and a bit for each pattern
+    // whose exponentials are its own.
+    T scale[kBundle], less[kBundle];
+    std::uint32_t alone;
+    // Of the paper's form: its mixture, or the gradient to that; the largest; 1 / their sum.
+    Parts values;
+    T most, over_sum;
 
     SMOACS_LANES void begin(const SoftmaxBatch<T>& of, std::int64_t s, std::int64_t crystal,
                             const T* all_weights) {
@@ -267,24 +276,27 @@ struct SoftmaxSite {
     }
 
     SMOACS_LANES T forbidden_below(T highest) const {
-        return Paper ? exp2_nonpositive(-highest * rate) : T(0);
+        return Paper ? exp2_nonpositive(-highest, rate) : T(0);
     }
 
     // Logits above `highest` count as that.
     SMOACS_LANES void exponentiate(T highest, Numerators& to) const {
-        const T falling = -rate;
         SMOACS_UNROLLED
         for (int p = 0; p < Parts::n; ++p) {
             const Part<T> seen = Paper ? larger(logit(p), all_of(T(kPaperFloor))) : logit(p);
-            to.excess[p] = larger(highest - seen, Part<T>{}) * falling;
+            to.excess[p] = larger(highest - seen, Part<T>{});
         }
-        exp2_row(to.excess);
+        exp2_row(to.excess, -rate);
         SMOACS_UNROLLED
         for (int p = 0; p < Parts::n; ++p) {
-            const Part<T> power = to.excess[p];
-            const Part<T> more = Paper ? larger(power - to.forbidden, Part<T>{}) : power;
-            to.excess[p] = existing(more, p);
+            to.excess[p] = existing(Paper ? to.excess[p] - to.forbidden : to.excess[p], p);
         }
+    }
+
+    // Patterns from `first` on that are treated together.
+    SMOACS_LANES int bundle(int first) const {
+        const int rest = batch->n_patterns - first;
+        return rest < kBundle ? rest : kBundle;
     }
 
     // Z of the pattern whose masked sum this is.
@@ -305,7 +317,7 @@ struct SoftmaxSite {
         }
     }
 
-    // --- Forward: find the top, exponentiate, mix, in the paper's form sharpen and finish ---
+    // --- Forward: find the top, exponentiate, add up and mix each bundle, then the paper's ---
 
     SMOACS_LANES void find_top() {
         std::uint32_t any[kWords] = {};
@@ -314,8 +326,13 @@ struct SoftmaxSite {
             for (int w = 0; w < kWords; ++w) any[w] |= words(k)[w];
         }
         top = largest(any);
-        // Not finite if one of them is not.
-        suspect = !is_finite(reduce<Sum, T, Size>([&](int p) SMOACS_INLINE { return logit(p); }));
+        Row<T, kLanes> doubts = doubt;
+        SMOACS_UNROLLED
+        for (int p = 0; p < Parts::n; ++p) {
+            Part<T>& sum = doubts[p % doubts.n];
+            sum = Lanes::multiply_add(logit(p), Part<T>{}, sum);
+        }
+        doubt = doubts;
     }
 
     SMOACS_LANES void exponentiate() {
@@ -323,87 +340,99 @@ struct SoftmaxSite {
         exponentiate(top, shared);
     }
 
-    // sum_k q[k] p[k,:]
-    SMOACS_LANES void mix(T* kept, T* composition) {
-        const int n_elements = batch->n_elements;
-        composition += site * n_elements;
+    // Z[k] of a bundle of patterns.
+    SMOACS_LANES void add_up(int first, T* kept) {
         kept += site * n_kept(*batch);
         if (is_first_lane()) {
             kept[0] = top;
             kept[1] = shared.forbidden;
         }
-        T scale[kBundle], all = 0;
-        const auto spread = [&](int n, int first, const Numerators& from, bool more) SMOACS_INLINE {
+        alone = 0;
+        for (int i = 0; i < bundle(first); ++i) {
+            const T sum = masked_sum(words(first + i), shared.excess);
+            const T whole = total(sum, shared.forbidden), weight = weights[first + i];
+            T over = 0;
+            if (whole >= T(kLeastSum)) {
+                over = T(1) / whole;
+            } else {
+                alone |= std::uint32_t(weight != T(0)) << i;
+            }
+            if (sum == T(0)) suspect = true;
+            scale[i] = weight * over;
+            if (is_first_lane()) kept[2 + first + i] = over;
+        }
+    }
+
+    // sum_k q[k] p[k,:], after the bundles before.
+    SMOACS_LANES void mix(int first, T* composition) {
+        const int n_elements = batch->n_elements;
+        composition += site * n_elements;
+        const auto spread = [&](int n, int k, const Numerators& from, bool more) SMOACS_INLINE {
             Parts sum{};
-            const std::uint32_t* may = words(first);
+            T all = 0;
+            const std::uint32_t* may = words(k);
             SMOACS_ROLLED
             for (int i = 0; i < n; ++i, may += kWords) {
                 const Part<T> part = all_of(scale[i]);
+                all += scale[i];
                 SMOACS_UNROLLED
                 for (int p = 0; p < Parts::n; ++p) {
                     add_where(mask_part<T>(may, p), part, sum[p]);
                 }
             }
+            all *= from.forbidden;
             SMOACS_UNROLLED
             for (int p = 0; p < Parts::n; ++p) {
-                Part<T> x = from.excess[p] * sum[p];
                 if (Paper) {
-                    x += from.forbidden * all;
-                    values[p] = more ? values[p] + x : x;
+                    const Part<T> rest = more ? values[p] + all : all_of(all);
+                    values[p] = Lanes::multiply_add(from.excess[p], sum[p], rest);
                 } else {
+                    Part<T> x = from.excess[p] * sum[p];
                     if (more) x += load_part<Size>(composition, n_elements, p);
                     store_part<Size>(x, composition, n_elements, p);
                 }
             }
         };
-        for (int first = 0; first < batch->n_patterns; first += kBundle) {
-            const int rest = batch->n_patterns - first, n = rest < kBundle ? rest : kBundle;
-            std::uint32_t alone = 0;
-            for (int i = 0; i < n; ++i) {
-                const T sum = masked_sum(words(first + i), shared.excess);
-                const T whole = total(sum, shared.forbidden), weight = weights[first + i];
-                T over = 0;
-                if (whole >= T(kLeastSum)) {
-                    over = T(1) / whole;
-                } else {
-                    alone |= std::uint32_t(weight != T(0)) << i;
-                }
-                if (sum == T(0)) suspect = true;
-                scale[i] = weight * over;
-                all = i == 0 ? scale[i] : all + scale[i];
-                if (is_first_lane()) kept[2 + first + i] = over;
-            }
-            spread(n, first, shared, first > 0);
-            for_alone(alone, first, [&](int k, const Numerators& own, T over) SMOACS_INLINE {
-                all = scale[0] = weights[k] * over;
-                spread(1, k, own, true);
-            });
-        }
+        spread(bundle(first), first, shared, first > 0);
+        for_alone(alone, first, [&](int k, const Numerators& own, T over) SMOACS_INLINE {
+            scale[0] = weights[k] * over;
+            spread(1, k, own, true);
+        });
     }
 
     // The paper's second softmax, not yet over its sum.
-    SMOACS_LANES void sharpen() {
+    SMOACS_LANES void find_most() {
         // A forbidden element, or none, holds no more than others.
-        const T most = reduce<Max, T, Size>([&](int p) SMOACS_INLINE { return values[p]; });
+        most = reduce<Max, T, Size>([&](int p) SMOACS_INLINE { return values[p]; });
+    }
+
+    SMOACS_LANES void sharpen() {
         SMOACS_UNROLLED
-        for (int p = 0; p < Parts::n; ++p) values[p] = (values[p] - most) * rate;
-        exp2_row(values);
+        for (int p = 0; p < Parts::n; ++p) values[p] = values[p] - most;
+        exp2_row(values, rate);
+    }
+
+    SMOACS_LANES void add_up_sharpened() {
+        over_sum = T(1) / reduce<Sum, T, Size>(
+                              [&](int p) SMOACS_INLINE { return existing(values[p], p); });
     }
 
     SMOACS_LANES void finish(T* composition) const {
         const int n = batch->n_elements;
-        const T scale = T(1) / reduce<Sum, T, Size>(
-                                   [&](int p) SMOACS_INLINE { return existing(values[p], p); });
         SMOACS_UNROLLED
         for (int p = 0; p < Parts::n; ++p) {
-            store_part<Size>(values[p] * scale, composition + site * n, n, p);
+            store_part<Size>(values[p] * over_sum, composition + site * n, n, p);
         }
+    }
+
+    // Whether this site, or one before, may be at fault.
+    SMOACS_LANES bool is_suspect() const {
+        return suspect || !is_finite(reduce<Sum, T, kLanes>([&](int p) { return doubt[p]; }));
     }
 
     // What is wrong with the site, if anything; its composition is then NaN, as for any site of a
     // crystal with a fault.
     SMOACS_LANES std::int64_t check(bool good, T* composition) const {
-        if (good && !suspect) return kNoFault;
         const std::int64_t found = fault();
         if (good && found == kNoFault) return kNoFault;
         const int n = batch->n_elements;
@@ -430,7 +459,7 @@ struct SoftmaxSite {
         return kNoFault;
     }
 
-    // --- Backward: recall, in the paper's form receive, backward ---
+    // --- Backward: recall, in the paper's form receive, weigh and backward each bundle ---
 
     SMOACS_LANES void recall(const T* kept) {
         kept += site * n_kept(*batch);
@@ -449,38 +478,62 @@ struct SoftmaxSite {
             g[p] = load_part<Size>(grad_composition + site * n, n, p);
         }
         const T mean = reduce<Sum, T, Size>([&](int p) SMOACS_INLINE { return g[p] * x[p]; });
+        const Part<T> factor = all_of(inverse), rest = all_of(-mean * inverse);
         SMOACS_UNROLLED
-        for (int p = 0; p < Parts::n; ++p) values[p] = x[p] * (g[p] - mean) * inverse;
+        for (int p = 0; p < Parts::n; ++p) {
+            values[p] = x[p] * Lanes::multiply_add(g[p], factor, rest);
+        }
     }
 
-    // Gradient to the logits of the site, and <g, p[k,:]> of every pattern.
-    SMOACS_LANES void backward(const T* kept, const T* grad_composition, T* grad_logits,
-                               T* dots) const {
-        const int n_elements = batch->n_elements;
+    SMOACS_LANES Part<T> slope_at(int p, const T* grad_composition) const {
+        const int n = batch->n_elements;
+        return Paper ? values[p] : load_part<Size>(grad_composition + site * n, n, p);
+    }
+
+    SMOACS_LANES void multiply(const Numerators& from, const T* grad_composition,
+                               Parts& product) const {
+        SMOACS_UNROLLED
+        for (int p = 0; p < Parts::n; ++p) {
+            product[p] = from.excess[p] * slope_at(p, grad_composition);
+        }
+    }
+
+    // <g, p[k,:]> = d[k] of pattern k, the i-th of its bundle.
+    SMOACS_LANES void weigh_one(int i, int k, const Parts& product, T over, T* dots) {
+        const T mean = masked_sum(words(k), product) * over;
+        scale[i] = weights[k] * over * inverse;
+        less[i] = -mean * scale[i];
+        if (is_first_lane()) dots[site * batch->n_patterns + k] = mean;
+    }
+
+    SMOACS_LANES void weigh(int first, const T* kept, const T* grad_composition, T* dots) {
         kept += site * n_kept(*batch);
-        grad_composition += site * n_elements;
-        grad_logits += site * n_elements;
-        dots += site * batch->n_patterns;
-        const auto value = [&](int p) SMOACS_INLINE {
-            return Paper ? values[p] : load_part<Size>(grad_composition, n_elements, p);
-        };
-        T mean[kBundle], scale[kBundle];
-        const auto weigh = [&](int i, int k, const Parts& product, T over) SMOACS_INLINE {
-            mean[i] = masked_sum(words(k), product) * over;
-            scale[i] = weights[k] * over * inverse;
-            if (is_first_lane()) dots[k] = mean[i];
-        };
-        const auto spread = [&](int n, int first, const Numerators& from, bool more) SMOACS_INLINE {
+        alone = 0;
+        Parts product;
+        multiply(shared, grad_composition, product);
+        for (int i = 0; i < bundle(first); ++i) {
+            const T over = kept[2 + first + i];
+            weigh_one(i, first + i, product, over, dots);
+            alone |= std::uint32_t(over == T(0) && weights[first + i] != T(0)) << i;
+        }
+    }
+
+    // Gradient to the logits of the site, after the bundles before.
+    SMOACS_LANES void backward(int first, const T* grad_composition, T* grad_logits, T* dots) {
+        const int n_elements = batch->n_elements;
+        T* slopes = grad_logits + site * n_elements;
+        const auto spread = [&](int n, int k, const Numerators& from, bool more) SMOACS_INLINE {
             Parts here, sum{};
             SMOACS_UNROLLED
-            for (int p = 0; p < Parts::n; ++p) here[p] = value(p);
-            const std::uint32_t* may = words(first);
+            for (int p = 0; p < Parts::n; ++p) here[p] = slope_at(p, grad_composition);
+            const std::uint32_t* may = words(k);
             SMOACS_ROLLED
             for (int i = 0; i < n; ++i, may += kWords) {
-                const T less = mean[i], part = scale[i];
+                const Part<T> part = all_of(scale[i]), rest = all_of(less[i]);
                 SMOACS_UNROLLED
                 for (int p = 0; p < Parts::n; ++p) {
-                    add_where(mask_part<T>(may, p), (here[p] - less) * part, sum[p]);
+                    const Part<T> slope = Lanes::multiply_add(here[p], part, rest);
+                    add_where(mask_part<T>(may, p), slope, sum[p]);
                 }
             }
             SMOACS_UNROLLED
@@ -488,30 +541,17 @@ struct SoftmaxSite {
                 Part<T> slope = sum[p] * (Paper ? from.excess[p] + from.forbidden : from.excess[p]);
                 // A logit below the paper's floor has no part in it.
                 if (Paper) slope = logit(p) < T(kPaperFloor) ? Part<T>{} : slope;
-                if (more) slope += load_part<Size>(grad_logits, n_elements, p);
-                store_part<Size>(slope, grad_logits, n_elements, p);
+                if (more) slope += load_part<Size>(slopes, n_elements, p);
+                store_part<Size>(slope, slopes, n_elements, p);
             }
         };
-        const auto times_values = [&](const Numerators& from) SMOACS_INLINE {
+        spread(bundle(first), first, shared, first > 0);
+        for_alone(alone, first, [&](int k, const Numerators& own, T over) SMOACS_INLINE {
             Parts product;
-            for (int p = 0; p < Parts::n; ++p) product[p] = from.excess[p] * value(p);
-            return product;
-        };
-        const Parts product = times_values(shared);
-        for (int first = 0; first < batch->n_patterns; first += kBundle) {
-            const int rest = batch->n_patterns - first, n = rest < kBundle ? rest : kBundle;
-            std::uint32_t alone = 0;
-            for (int i = 0; i < n; ++i) {
-                const T over = kept[2 + first + i];
-                weigh(i, first + i, product, over);
-                alone |= std::uint32_t(over == T(0) && weights[first + i] != T(0)) << i;
-            }
-            spread(n, first, shared, first > 0);
-            for_alone(alone, first, [&](int k, const Numerators& own, T over) SMOACS_INLINE {
-                weigh(0, k, times_values(own), over);
-                spread(1, k, own, true);
-            });
-        }
+            multiply(own, grad_composition, product);
+            weigh_one(0, k, product, over, dots);
+            spread(1, k, own, true);
+        });
     }
 };
 

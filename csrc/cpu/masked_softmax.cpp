@@ -35,22 +35,12 @@ SiteKernels<T> best_site_kernels() {
 template <typename T>
 const SiteKernels<T> kSites = best_site_kernels<T>();
 
-template <typename T, bool Paper>
-std::int64_t weigh_patterns(const SoftmaxBatch<T>& batch, T* weights) {
-    std::int64_t fault = kNoFault;
-    for (std::int64_t c = 0; c < batch.n_crystals; ++c) {
-        fault = std::min(fault, pattern_weights<Paper>(batch, c, weights));
-    }
-    return fault;
-}
-
 }  // namespace
 
 template <typename T>
 std::int64_t masked_softmax(const SoftmaxBatch<T>& batch, bool paper, T* composition, T* weights,
                             T* kept) {
-    std::int64_t fault =
-        paper ? weigh_patterns<T, true>(batch, weights) : weigh_patterns<T, false>(batch, weights);
+    std::int64_t fault = kSites<T>.weigh(batch, paper, weights);
     if (fault != kNoFault) return fault;
     const int threads = threads_for(batch);
 #pragma omp parallel for num_threads(threads) schedule(static) reduction(min : fault)

@@ -1,5 +1,7 @@
 #include "cpu/softmax_sites.h"
 
+#include <algorithm>
+
 #include "core/ragged.h"
 
 namespace smoacs::cpu {
@@ -8,11 +10,12 @@ namespace {
 
 // Sites that take each step together: with more, the rows of a step come from memory all at once,
 // and there is nothing to do until they have come.
-constexpr int kTogether = 2;
+template <bool Paper>
+constexpr int kTogether = Paper ? 2 : 3;
 
 template <typename T, bool Paper, int Size>
 struct Sites {
-    SoftmaxSite<T, Paper, Size> rows[kTogether];
+    SoftmaxSite<T, Paper, Size> rows[kTogether<Paper>];
     int n = 0;
 
     SoftmaxSite<T, Paper, Size>* begin() { return rows; }
@@ -28,7 +31,7 @@ template <typename T, bool Paper, int Size>
 SMOACS_LANES void begin(Sites<T, Paper, Size>& sites, const SoftmaxBatch<T>& batch,
                         std::int64_t first, std::int64_t last, const T* weights,
                         std::int64_t& crystal) {
-    sites.n = static_cast<int>(last - first < kTogether ? last - first : kTogether);
+    sites.n = static_cast<int>(std::min<std::int64_t>(last - first, kTogether<Paper>));
     for (auto& row : sites) {
         while (first >= batch.ptr[crystal + 1]) ++crystal;
         row.begin(batch, first++, crystal, weights);
@@ -49,28 +52,24 @@ SMOACS_STEP void exponentiate(Sites<T, Paper, Size>& sites) {
 }
 
 template <typename T, bool Paper, int Size>
-SMOACS_STEP void mix(Sites<T, Paper, Size>& sites, T* kept, T* composition) {
-    for (auto& row : sites) row.mix(kept, composition);
+SMOACS_STEP void mix(Sites<T, Paper, Size>& sites, const SoftmaxBatch<T>& batch, T* kept,
+                     T* composition) {
+    for (int first = 0; first < batch.n_patterns; first += kBundle) {
+        for (auto& row : sites) row.add_up(first, kept);
+        for (auto& row : sites) row.mix(first, composition);
+    }
 }
 
 template <typename T, int Size>
 SMOACS_STEP void sharpen(Sites<T, true, Size>& sites) {
+    for (auto& row : sites) row.find_most();
     for (auto& row : sites) row.sharpen();
 }
 
 template <typename T, int Size>
 SMOACS_STEP void finish(Sites<T, true, Size>& sites, T* composition) {
+    for (auto& row : sites) row.add_up_sharpened();
     for (auto& row : sites) row.finish(composition);
-}
-
-template <typename T, bool Paper, int Size>
-std::int64_t check(Sites<T, Paper, Size>& sites, T* composition) {
-    std::int64_t fault = kNoFault;
-    for (auto& row : sites) {
-        const std::int64_t found = row.check(true, composition);
-        fault = found < fault ? found : fault;
-    }
-    return fault;
 }
 
 template <typename T, bool Paper, int Size>
@@ -88,29 +87,48 @@ SMOACS_STEP void receive(Sites<T, Paper, Size>& sites, const T* composition,
 }
 
 template <typename T, bool Paper, int Size>
-SMOACS_STEP void find_gradients(Sites<T, Paper, Size>& sites, const T* kept,
-                                const T* grad_composition, T* grad_logits, T* dots) {
-    for (auto& row : sites) row.backward(kept, grad_composition, grad_logits, dots);
+SMOACS_STEP void find_gradients(Sites<T, Paper, Size>& sites, const SoftmaxBatch<T>& batch,
+                                const T* kept, const T* grad_composition, T* grad_logits, T* dots) {
+    for (int first = 0; first < batch.n_patterns; first += kBundle) {
+        for (auto& row : sites) row.weigh(first, kept, grad_composition, dots);
+        for (auto& row : sites) row.backward(first, grad_composition, grad_logits, dots);
+    }
+}
+
+// The smallest fault of the sites that have gone through all steps.
+template <typename T, bool Paper, int Size>
+SMOACS_STEP std::int64_t find_fault(Sites<T, Paper, Size>& sites, const SoftmaxBatch<T>& batch,
+                                    std::int64_t first, std::int64_t last, const T* weights,
+                                    std::int64_t crystal, T* composition) {
+    bool suspect = false;
+    for (auto& row : sites.rows) suspect |= row.is_suspect();
+    std::int64_t fault = kNoFault;
+    for (; suspect && first < last; first += kTogether<Paper>) {
+        begin(sites, batch, first, last, weights, crystal);
+        for (auto& row : sites) {
+            const std::int64_t found = row.check(true, composition);
+            fault = std::min(fault, found);
+        }
+    }
+    return fault;
 }
 
 template <typename T, bool Paper, int Size>
-std::int64_t forward_sites(const SoftmaxBatch<T>& batch, std::int64_t first, std::int64_t last,
+std::int64_t forward_sites(const SoftmaxBatch<T>& batch, std::int64_t begin, std::int64_t last,
                            const T* weights, T* composition, T* kept) {
-    std::int64_t fault = kNoFault;
-    std::int64_t crystal = group_of(batch.ptr, batch.n_crystals, first);
+    const std::int64_t first_crystal = group_of(batch.ptr, batch.n_crystals, begin);
+    std::int64_t crystal = first_crystal;
     Sites<T, Paper, Size> sites;
-    for (; first < last; first += kTogether) {
+    for (std::int64_t first = begin; first < last; first += kTogether<Paper>) {
         find_tops(sites, batch, first, last, weights, crystal);
         exponentiate(sites);
-        mix(sites, kept, composition);
+        mix(sites, batch, kept, composition);
         if constexpr (Paper) {
             sharpen(sites);
             finish(sites, composition);
         }
-        const std::int64_t found = check(sites, composition);
-        fault = found < fault ? found : fault;
     }
-    return fault;
+    return find_fault(sites, batch, begin, last, weights, first_crystal, composition);
 }
 
 template <typename T, bool Paper, int Size>
@@ -119,11 +137,22 @@ void backward_sites(const SoftmaxBatch<T>& batch, std::int64_t first, std::int64
                     const T* grad_composition, T* dots, T* grad_logits) {
     std::int64_t crystal = group_of(batch.ptr, batch.n_crystals, first);
     Sites<T, Paper, Size> sites;
-    for (; first < last; first += kTogether) {
+    for (; first < last; first += kTogether<Paper>) {
         recall(sites, batch, first, last, weights, crystal, kept);
         if constexpr (Paper) receive(sites, composition, grad_composition);
-        find_gradients(sites, kept, grad_composition, grad_logits, dots);
+        find_gradients(sites, batch, kept, grad_composition, grad_logits, dots);
     }
+}
+
+template <typename T>
+std::int64_t weigh(const SoftmaxBatch<T>& batch, bool paper, T* weights) {
+    std::int64_t fault = kNoFault;
+    for (std::int64_t c = 0; c < batch.n_crystals; ++c) {
+        const std::int64_t found = paper ? pattern_weights<true>(batch, c, weights)
+                                         : pattern_weights<false>(batch, c, weights);
+        fault = std::min(fault, found);
+    }
+    return fault;
 }
 
 template <typename T>
@@ -149,7 +178,7 @@ void backward(const SoftmaxBatch<T>& batch, bool paper, std::int64_t first, std:
 
 template <typename T>
 SiteKernels<T> SMOACS_SITE_KERNELS() {
-    return {forward<T>, backward<T>};
+    return {weigh<T>, forward<T>, backward<T>};
 }
 
 template SiteKernels<float> SMOACS_SITE_KERNELS();

@@ -7,8 +7,10 @@ namespace smoacs::cpu {
 
 template <typename T>
 struct SiteKernels {
-    // Writes rows of the composition, and what the backward pass needs (S, K + 1). Returns the
-    // smallest fault, or kNoFault.
+    // Writes the weights of all crystals' patterns. This and the next return the smallest fault, or
+    // kNoFault.
+    std::int64_t (*weigh)(const SoftmaxBatch<T>& batch, bool paper, T* weights);
+    // Writes rows of the composition, and what the backward pass needs (S, K + 2).
     std::int64_t (*forward)(const SoftmaxBatch<T>& batch, bool paper, std::int64_t first,
                             std::int64_t last, const T* weights, T* composition, T* kept);
     void (*backward)(const SoftmaxBatch<T>& batch, bool paper, std::int64_t first,

@@ -21,13 +21,19 @@ __global__ void __launch_bounds__(kMostWarps* kLanes)
         site.begin(batch, s, c, weights);
         site.find_top();
         site.exponentiate();
-        site.mix(kept, composition);
+        for (int first = 0; first < batch.n_patterns; first += kBundle) {
+            site.add_up(first, kept);
+            site.mix(first, composition);
+        }
         if (Paper) {
+            site.find_most();
             site.sharpen();
+            site.add_up_sharpened();
             site.finish(composition);
         }
         // The weights of a crystal with a fault are NaN.
-        site.check(is_finite(site.weights[0]), composition);
+        const bool good = is_finite(site.weights[0]);
+        if (!good || site.is_suspect()) site.check(good, composition);
     }
 }
 
@@ -44,7 +50,10 @@ __global__ void __launch_bounds__(kMostWarps* kLanes)
         site.begin(batch, s, c, weights);
         site.recall(kept);
         if (Paper) site.receive(composition, grad_composition);
-        site.backward(kept, grad_composition, grad_element_logits, dots);
+        for (int first = 0; first < batch.n_patterns; first += kBundle) {
+            site.weigh(first, kept, grad_composition, dots);
+            site.backward(first, grad_composition, grad_element_logits, dots);
+        }
     }
     __syncthreads();
     if (threadIdx.x == 0) {

@@ -178,24 +178,26 @@ def _inputs(
     )
 
 
-def _like(element_logits: Tensor, pattern_logits: Tensor, *_: Any) -> tuple[Tensor, Tensor]:
-    return (
-        element_logits.new_empty(element_logits.shape),
-        pattern_logits.new_empty(pattern_logits.shape),
-    )
-
-
 def _results(
     element_logits: Tensor, pattern_logits: Tensor, *_: Any
 ) -> tuple[Tensor, Tensor, Tensor]:
     """Composition, weights, and what the kernels keep for the backward pass."""
-    kept = element_logits.new_empty(element_logits.shape[0], pattern_logits.shape[1] + 2)
-    return *_like(element_logits, pattern_logits), kept
+    return (
+        torch.empty_like(element_logits.contiguous()),  # in less time than new_empty takes
+        torch.empty_like(pattern_logits.contiguous()),
+        element_logits.new_empty(element_logits.shape[0], pattern_logits.shape[1] + 2),
+    )
+
+
+def _gradients(
+    grad_composition: Tensor, grad_weights: Tensor, composition: Tensor, weights: Tensor, *_: Any
+) -> tuple[Tensor, Tensor]:
+    return torch.empty_like(composition), torch.empty_like(weights)
 
 
 @operator(
     "masked_softmax_backward",
-    fake=lambda grad_composition, grad_weights, composition, weights, kept, *inputs: _like(*inputs),
+    fake=_gradients,
 )
 def _masked_softmax_backward(
     grad_composition: Tensor,
@@ -210,18 +212,19 @@ def _masked_softmax_backward(
     temperature: Tensor,
     paper: bool,
 ) -> tuple[Tensor, Tensor]:
-    grad_elements, grad_patterns = _like(element_logits, pattern_logits)
+    composition, weights = composition.contiguous(), weights.contiguous()
+    grad_elements, grad_patterns = torch.empty_like(composition), torch.empty_like(weights)
     launch(
         "masked_softmax_backward",
         element_logits,
         *_inputs(element_logits, pattern_logits, words, ptr, temperature),
         paper,
-        composition.contiguous(),
-        weights.contiguous(),
+        composition,
+        weights,
         kept.contiguous(),
         grad_composition.contiguous(),
         grad_weights.contiguous(),
-        element_logits.new_empty(composition.shape[0], weights.shape[1]),  # scratch
+        torch.empty_like(kept),  # scratch
         grad_elements,
         grad_patterns,
     )
