@@ -121,9 +121,9 @@ void bind_resample(py::module_& m) {
     py::class_<Streams>(m, "RandomStreams")
         .def(py::init<std::int64_t, std::int64_t, std::int64_t, std::int64_t, std::int64_t,
                       std::int64_t, std::uintptr_t, std::uintptr_t, std::uintptr_t>(),
-             py::kw_only(), py::arg("n_rows"), py::arg("n_crystals"), py::arg("width"),
-             py::arg("n_steps"), py::arg("seed"), py::arg("variable"), py::arg("ptr"),
-             py::arg("candidates"), py::arg("steps"));
+             py::arg("n_rows"), py::arg("n_crystals"), py::arg("width"), py::arg("n_steps"),
+             py::arg("seed"), py::arg("variable"), py::arg("ptr"), py::arg("candidates"),
+             py::arg("steps"));
     m.def("fill_random", &fill_random, py::arg("streams"), py::kw_only(), py::arg("host"),
           py::arg("normal"), py::arg("out"), py::arg("dtype"), py::arg("stream").none(true));
     m.def("resample", &resample, py::arg("streams"), py::kw_only(), py::arg("host"),

@@ -16,24 +16,31 @@ struct PhiloxBlock {
     std::uint32_t word[4];
 };
 
+// What the 32 bits of a word are held in: as wide as their products, vector code needs not convert.
+#ifdef __CUDACC__
+using PhiloxWord = std::uint32_t;
+#else
+using PhiloxWord = std::uint64_t;
+#endif
+
 // The bijection: ten rounds on a 128-bit counter under a 64-bit key.
 SMOACS_HD PhiloxBlock philox4x32(PhiloxBlock counter, std::uint32_t key0, std::uint32_t key1) {
-    std::uint32_t* x = counter.word;
+    PhiloxWord x[4];
+    for (int i = 0; i < 4; ++i) x[i] = counter.word[i];
 #ifndef __CUDACC__
 #pragma GCC unroll 10  // else loops over counters do not become vector code
 #endif
     for (int round = 0; round < 10; ++round) {
         const std::uint64_t a = std::uint64_t{0xD2511F53u} * x[0];
         const std::uint64_t b = std::uint64_t{0xCD9E8D57u} * x[2];
-        const auto a_high = static_cast<std::uint32_t>(a >> 32);
-        const auto b_high = static_cast<std::uint32_t>(b >> 32);
-        x[0] = b_high ^ x[1] ^ key0;
-        x[2] = a_high ^ x[3] ^ key1;
+        x[0] = static_cast<PhiloxWord>(b >> 32) ^ x[1] ^ key0;
+        x[2] = static_cast<PhiloxWord>(a >> 32) ^ x[3] ^ key1;
         x[1] = static_cast<std::uint32_t>(b);
         x[3] = static_cast<std::uint32_t>(a);
         key0 += 0x9E3779B9u;
         key1 += 0xBB67AE85u;
     }
+    for (int i = 0; i < 4; ++i) counter.word[i] = static_cast<std::uint32_t>(x[i]);
     return counter;
 }
 

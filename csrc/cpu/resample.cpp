@@ -7,14 +7,16 @@ namespace smoacs::cpu {
 namespace {
 // Fewer numbers than this per thread are not worth waking it.
 constexpr std::int64_t kNumbersPerThread = 1024;
-constexpr int kPairs = 16;  // at a time, in vector code
+constexpr int kPairs = 16, kFewPairs = 8;  // at a time, in vector code
 
 template <typename Op>
 SMOACS_CLONES void run_crystals(const RandomBatch& batch, const Op& op, std::int64_t begin,
                                 std::int64_t end) {
     for (std::int64_t c = begin; c < end; ++c) {
         const std::int64_t pairs = (batch.count(c) + 1) / 2;
-        for (std::int64_t i = 0; i < pairs; i += kPairs) run_pairs<kPairs>(batch, op, c, i);
+        std::int64_t i = 0;
+        for (; pairs - i > kFewPairs; i += kPairs) run_pairs<kPairs>(batch, op, c, i);
+        if (i < pairs) run_pairs<kFewPairs>(batch, op, c, i);
     }
 }
 

@@ -74,7 +74,10 @@ def launch(kernel: str, tensor: Tensor, /, *inputs: Any, **arguments: Any) -> No
     with stream_of(tensor) as stream:
         getattr(kernels(), kernel)(
             *[value.data_ptr() if isinstance(value, Tensor) else value for value in inputs],
-            **addresses(**arguments),
+            **{
+                name: value.data_ptr() if isinstance(value, Tensor) else value
+                for name, value in arguments.items()
+            },
             dtype=dtype_name(tensor),
             stream=stream,
         )

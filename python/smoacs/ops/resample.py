@@ -8,13 +8,12 @@ So a candidate is the same in every batch, on every device and after every resum
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
 from typing import Any, NamedTuple, Self
 
 import torch
 from torch import Tensor
 
-from smoacs.ops._native import addresses, check_tensor, kernels, launch
+from smoacs.ops._native import check_tensor, kernels, launch
 from smoacs.ops._operator import operator
 
 _FLOATS = (torch.float32, torch.float64)
@@ -170,7 +169,7 @@ def _step_tensor(step: int | Tensor, candidates: Tensor) -> Tensor:
 
 
 class _Streams(NamedTuple):
-    """Whose numbers are wanted."""
+    """Whose numbers are wanted; contiguous."""
 
     ptr: Tensor
     candidates: Tensor
@@ -180,24 +179,29 @@ class _Streams(NamedTuple):
     n_rows: int
     width: int
 
-    def each(self, change: Callable[[Tensor], Tensor]) -> Self:
+    def host(self) -> Self:
         return self._replace(
-            ptr=change(self.ptr), candidates=change(self.candidates), steps=change(self.steps)
+            ptr=self.ptr.cpu(), candidates=self.candidates.cpu(), steps=self.steps.cpu()
         )
 
     def native(self) -> Any:
-        return kernels().RandomStreams(
-            **addresses(**self._asdict()),
-            n_crystals=self.candidates.shape[0],
-            n_steps=self.steps.numel(),
+        return kernels().RandomStreams(  # names would cost 2 µs
+            self.n_rows,
+            self.candidates.shape[0],
+            self.width,
+            self.steps.shape[0],
+            self.seed,
+            self.variable,
+            self.ptr.data_ptr(),
+            self.candidates.data_ptr(),
+            self.steps.data_ptr(),
         )
 
 
 def _run(kernel: str, streams: _Streams, out: Tensor, **arguments: Any) -> Tensor:
     """Fill ``out`` by a kernel that draws numbers."""
-    streams = streams.each(Tensor.contiguous)
     # Checked in host memory; on a GPU that takes a copy of these few numbers.
-    host = streams if out.is_cpu else streams.each(Tensor.cpu)
+    host = streams if out.is_cpu else streams.host()
     native = streams.native()
     checked = native if host is streams else host.native()
     launch(kernel, out, native, host=checked, out=out, **arguments)
@@ -222,12 +226,13 @@ def _random(
     dtype: torch.dtype,
     normal: bool,
 ) -> Tensor:
-    streams = _Streams(ptr, candidates, steps, seed, variable, rows, width)
+    arrays = ptr.contiguous(), candidates.contiguous(), steps.contiguous()
+    streams = _Streams(*arrays, seed, variable, rows, width)
     return _run("fill_random", streams, ptr.new_empty(rows, width, dtype=dtype), normal=normal)
 
 
 def _empty_like(values: Tensor, *_: Any) -> Tensor:
-    return values.new_empty(values.shape)
+    return torch.empty_like(values, memory_format=torch.contiguous_format)
 
 
 @operator("resample", fake=_empty_like, constant=True)
@@ -241,9 +246,10 @@ def _resample(
     steps: Tensor,
     variable: int,
 ) -> Tensor:
+    arrays = ptr.contiguous(), candidates.contiguous(), steps.contiguous()
     return _run(
         "resample",
-        _Streams(ptr, candidates, steps, seed, variable, *values.shape),
+        _Streams(*arrays, seed, variable, *values.shape),
         _empty_like(values),
         values=values.contiguous(),
         parents=parents.contiguous(),
