@@ -1,8 +1,5 @@
 #include "cpu/collect.h"
 
-#include <algorithm>
-#include <cfloat>
-
 #if defined(__x86_64__) && defined(__GNUC__)
 #define SMOACS_X86
 #include <immintrin.h>
@@ -12,13 +9,9 @@ namespace smoacs::cpu {
 
 namespace {
 
-struct Ball {
-    float x, y, z, square;
-};
-
-std::int64_t collect_any(Points p, std::int64_t begin, std::int64_t end, Ball ball,
-                         std::int32_t* out, std::int64_t n) {
-    for (std::int64_t i = begin; i < end; ++i) {
+// Goes on behind n numbers that were found.
+std::int64_t collect_any(Points p, Run run, const Ball& ball, std::int32_t* out, std::int64_t n) {
+    for (std::int64_t i = run.begin; i < run.end; ++i) {
         const float dx = p.x[i] - ball.x, dy = p.y[i] - ball.y, dz = p.z[i] - ball.z;
         out[n] = static_cast<std::int32_t>(i);
         n += !(dx * dx + dy * dy + dz * dz > ball.square);
@@ -30,8 +23,7 @@ std::int64_t collect_any(Points p, std::int64_t begin, std::int64_t end, Ball ba
 
 // Compilers do not vectorise the packing of numbers that pass a test.
 
-__attribute__((target("avx2"))) std::int64_t collect_avx2(Points p, std::int64_t begin,
-                                                          std::int64_t end, Ball ball,
+__attribute__((target("avx2"))) std::int64_t collect_avx2(Points p, Run run, const Ball& ball,
                                                           std::int32_t* out, std::int64_t n) {
     // Lanes chosen by a mask of eight bits.
     alignas(8) static const auto front = [] {
@@ -48,8 +40,8 @@ __attribute__((target("avx2"))) std::int64_t collect_avx2(Points p, std::int64_t
     }();
     const __m256 x = _mm256_set1_ps(ball.x), y = _mm256_set1_ps(ball.y), z = _mm256_set1_ps(ball.z),
                  square = _mm256_set1_ps(ball.square);
-    std::int64_t i = begin;
-    for (; i + 8 <= end; i += 8) {
+    std::int64_t i = run.begin;
+    for (; i + 8 <= run.end; i += 8) {
         const __m256 dx = _mm256_sub_ps(_mm256_loadu_ps(p.x + i), x);
         const __m256 dy = _mm256_sub_ps(_mm256_loadu_ps(p.y + i), y);
         const __m256 dz = _mm256_sub_ps(_mm256_loadu_ps(p.z + i), z);
@@ -63,28 +55,31 @@ __attribute__((target("avx2"))) std::int64_t collect_avx2(Points p, std::int64_t
         _mm256_storeu_si256(reinterpret_cast<__m256i*>(out + n), numbers);
         n += __builtin_popcount(static_cast<unsigned>(mask));
     }
-    return collect_any(p, i, end, ball, out, n);
+    return collect_any(p, {i, run.end}, ball, out, n);
 }
 
-__attribute__((target("avx512f"))) std::int64_t collect_avx512(Points p, std::int64_t begin,
-                                                               std::int64_t end, Ball ball,
-                                                               std::int32_t* out, std::int64_t n) {
+__attribute__((target("avx512f"))) std::int64_t collect_avx512(Points p, const Run* runs,
+                                                               int n_runs, const Ball& ball,
+                                                               std::int32_t* out) {
     const __m512 x = _mm512_set1_ps(ball.x), y = _mm512_set1_ps(ball.y), z = _mm512_set1_ps(ball.z),
                  square = _mm512_set1_ps(ball.square);
     const __m512i lanes = _mm512_setr_epi32(0, 1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12, 13, 14, 15);
-    for (std::int64_t i = begin; i < end; i += 16) {
-        const std::int64_t rest = end - i;
-        const __mmask16 here = rest >= 16 ? 0xffff : static_cast<__mmask16>((1 << rest) - 1);
-        const __m512 dx = _mm512_sub_ps(_mm512_maskz_loadu_ps(here, p.x + i), x);
-        const __m512 dy = _mm512_sub_ps(_mm512_maskz_loadu_ps(here, p.y + i), y);
-        const __m512 dz = _mm512_sub_ps(_mm512_maskz_loadu_ps(here, p.z + i), z);
-        const __m512 d = _mm512_add_ps(_mm512_add_ps(_mm512_mul_ps(dx, dx), _mm512_mul_ps(dy, dy)),
-                                       _mm512_mul_ps(dz, dz));
-        const __mmask16 mask = _mm512_mask_cmp_ps_mask(here, d, square, _CMP_NGT_UQ);
-        const __m512i numbers =
-            _mm512_add_epi32(_mm512_set1_epi32(static_cast<std::int32_t>(i)), lanes);
-        _mm512_storeu_si512(out + n, _mm512_maskz_compress_epi32(mask, numbers));
-        n += __builtin_popcount(mask);
+    std::int64_t n = 0;
+    for (int r = 0; r < n_runs; ++r) {
+        for (std::int64_t i = runs[r].begin; i < runs[r].end; i += 16) {
+            const std::int64_t rest = runs[r].end - i;
+            const __mmask16 here = rest >= 16 ? 0xffff : static_cast<__mmask16>((1 << rest) - 1);
+            const __m512 dx = _mm512_sub_ps(_mm512_maskz_loadu_ps(here, p.x + i), x);
+            const __m512 dy = _mm512_sub_ps(_mm512_maskz_loadu_ps(here, p.y + i), y);
+            const __m512 dz = _mm512_sub_ps(_mm512_maskz_loadu_ps(here, p.z + i), z);
+            const __m512 d = _mm512_add_ps(
+                _mm512_add_ps(_mm512_mul_ps(dx, dx), _mm512_mul_ps(dy, dy)), _mm512_mul_ps(dz, dz));
+            const __mmask16 mask = _mm512_mask_cmp_ps_mask(here, d, square, _CMP_NGT_UQ);
+            const __m512i numbers =
+                _mm512_add_epi32(_mm512_set1_epi32(static_cast<std::int32_t>(i)), lanes);
+            _mm512_storeu_si512(out + n, _mm512_maskz_compress_epi32(mask, numbers));
+            n += __builtin_popcount(mask);
+        }
     }
     return n;
 }
@@ -105,17 +100,22 @@ Simd best_simd() {
     return best;
 }
 
-std::int64_t collect(Points points, std::int64_t begin, std::int64_t end, float x, float y, float z,
-                     float distance, std::int32_t* out, std::int64_t n, Simd simd) {
-    // Squares so small that they are not exact are all within.
-    const Ball ball{x, y, z, std::max(distance * distance, FLT_MIN)};
+std::int64_t collect(Points points, const Run* runs, int n_runs, const Ball& ball,
+                     std::int32_t* out, Simd simd) {
 #ifdef SMOACS_X86
-    if (simd == Simd::avx512) return collect_avx512(points, begin, end, ball, out, n);
-    if (simd == Simd::avx2) return collect_avx2(points, begin, end, ball, out, n);
-#else
-    static_cast<void>(simd);
+    if (simd == Simd::avx512) return collect_avx512(points, runs, n_runs, ball, out);
 #endif
-    return collect_any(points, begin, end, ball, out, n);
+    std::int64_t n = 0;
+    for (int r = 0; r < n_runs; ++r) {
+#ifdef SMOACS_X86
+        if (simd == Simd::avx2) {
+            n = collect_avx2(points, runs[r], ball, out, n);
+            continue;
+        }
+#endif
+        n = collect_any(points, runs[r], ball, out, n);
+    }
+    return n;
 }
 
 }  // namespace smoacs::cpu

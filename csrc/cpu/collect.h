@@ -12,6 +12,16 @@ struct Points {
     const float* z;
 };
 
+// Points begin ... end - 1.
+struct Run {
+    std::int64_t begin, end;
+};
+
+// All points within a distance of (x, y, z), which is given by its square.
+struct Ball {
+    float x, y, z, square;
+};
+
 // Room that collect() may overwrite behind the last number it keeps.
 constexpr std::int64_t kCollectPadding = 16;
 
@@ -21,9 +31,9 @@ enum class Simd { none, avx2, avx512 };
 // The best of them that this computer has.
 Simd best_simd();
 
-// Appends the numbers begin ... end - 1 of all points within a distance of (x, y, z), in ascending
-// order, to out[n ...] and returns the new n. What is not a number is within.
-std::int64_t collect(Points points, std::int64_t begin, std::int64_t end, float x, float y, float z,
-                     float distance, std::int32_t* out, std::int64_t n, Simd simd = best_simd());
+// Writes the numbers of all points of some runs that are in a ball to `out`, in their order, and
+// returns how many there are. What is not a number is within.
+std::int64_t collect(Points points, const Run* runs, int n_runs, const Ball& ball,
+                     std::int32_t* out, Simd simd = best_simd());
 
 }  // namespace smoacs::cpu

@@ -1,14 +1,17 @@
 #include "cpu/image_cloud.h"
 
 #include <algorithm>
+#include <cfloat>
 #include <cmath>
 #include <limits>
 #include <numeric>
 #include <utility>
 
+#include "core/macros.h"
 #include "core/neighbor_faults.h"
 #include "core/neighbor_rules.h"
 #include "cpu/collect.h"
+#include "cpu/threads.h"
 
 namespace smoacs::cpu {
 
@@ -22,6 +25,10 @@ constexpr std::int64_t kFewPoints = 3000;
 // So many bins are at least as wide as the radius. Narrow ones let a source see fewer points that
 // are too far away; along the third axis, where bins follow one another, that costs nothing.
 constexpr std::int32_t kBinsPerRadius[3] = {1, 1, 4};
+
+// Sources go through so many rows of bins along the second axis, then on along the first: the
+// points around stay in the cache.
+constexpr std::int32_t kStrip = 6;
 
 double largest(Shift s) {
     return std::max({std::fabs(static_cast<double>(s.a)), std::fabs(static_cast<double>(s.b)),
@@ -50,10 +57,18 @@ bool is_identity(const std::int64_t (&m)[3][3]) {
 // Element begin + i becomes what element from[i] was.
 template <typename T>
 void take(Buffer<T>& values, const Buffer<std::int32_t>& from, std::int64_t begin,
-          Buffer<T>& scratch) {
+          Buffer<T>& scratch, int threads = 1) {
     T* taken = scratch.resize(from.size());
-    for (std::int64_t i = 0; i < from.size(); ++i) taken[i] = values[from[i]];
+    share(from.size(), threads, [&](std::int64_t first, std::int64_t last) {
+        for (std::int64_t i = first; i < last; ++i) taken[i] = values[from[i]];
+    });
+    if (from.size() == values.size()) return std::swap(values, scratch);
     std::copy_n(taken, from.size(), values.data() + begin);
+}
+
+SMOACS_CLONES void gather(const std::int32_t* values, const std::int32_t* from, std::int64_t n,
+                          std::int32_t* __restrict out) {
+    for (std::int64_t i = 0; i < n; ++i) out[i] = values[from[i]];
 }
 
 std::int64_t up(double x) {
@@ -88,7 +103,7 @@ void load_crystal(const Crystals<T>& crystals, std::int64_t c, Crystal& out) {
 template void load_crystal(const Crystals<float>&, std::int64_t, Crystal&);
 template void load_crystal(const Crystals<double>&, std::int64_t, Crystal&);
 
-void ImageCloud::fill(const Crystal& crystal, const Vec3* starts, double radius) {
+void ImageCloud::fill(const Crystal& crystal, const Vec3* starts, double radius, int threads) {
     wrap(crystal);
     const Cell& cell = crystal.cell;
     // Wrapping and single precision round, so the search is made a little wider than asked for.
@@ -99,14 +114,21 @@ void ImageCloud::fill(const Crystal& crystal, const Vec3* starts, double radius)
         farthest_point += along * (1 + radius / cell.spacing[k]);
     }
     const double wide = radius * (1 + 1e-6) + 1e-15 * (farthest_ + 1e3) * lengths;
-    radius_ = static_cast<float>(wide + 4e-7 * farthest_point);
+    const auto distance = static_cast<float>(wide + 4e-7 * farthest_point);
+    square_ = std::max(distance * distance, FLT_MIN);  // smaller ones are not exact: all are within
     margin_ = {wide / cell.spacing[0], wide / cell.spacing[1], wide / cell.spacing[2]};
     check_size(crystal);
     const std::int64_t n_points = make_boxes();
     choose_bins(n_points);
-    add_images(crystal, starts, n_points);
+    points_.resize(n_points);
+    for (auto& values : axis_) values.resize(n_points);
+    sources_.resize(crystal.size());
+    if (binned()) bin_.resize(n_points);
+    // Images that must be sorted share memory for it.
+    share(crystal.size(), is_identity(cell.to) ? threads : 1,
+          [&](std::int64_t begin, std::int64_t end) { add_images(crystal, starts, begin, end); });
     if (binned()) {
-        sort_by_bin();
+        sort_by_bin(threads);
         sort_sources();
     }
 }
@@ -166,7 +188,8 @@ std::int64_t ImageCloud::make_boxes() {
     for (std::int64_t i = 0; i < n; ++i) {
         const Vec3 first = (low_ - margin_) - inside_[i], last = (high_ + margin_) - inside_[i];
         boxes_[i] = {{up(first.x), up(first.y), up(first.z)},
-                     {down(last.x), down(last.y), down(last.z)}};
+                     {down(last.x), down(last.y), down(last.z)},
+                     n_points};
         n_points += boxes_[i].size();
     }
     return n_points;
@@ -200,24 +223,18 @@ std::int32_t ImageCloud::bin_along(int axis, double coordinate) const {
     return std::clamp(static_cast<std::int32_t>(place), 0, n_bins_[axis] - 1);
 }
 
-void ImageCloud::add_images(const Crystal& crystal, const Vec3* starts, std::int64_t n_points) {
+// The images of atoms begin ... end - 1.
+void ImageCloud::add_images(const Crystal& crystal, const Vec3* starts, std::int64_t begin,
+                            std::int64_t end) {
     const Cell& cell = crystal.cell;
-    const std::int64_t n = crystal.size();
-    points_.resize(n_points);
-    for (auto& values : axis_) values.resize(n_points);
-    sources_.resize(n);
-    if (binned()) bin_.resize(n_points);
-
     const bool in_order = is_identity(cell.to);
     const Vec3 step = cell.reduced.row[2];
     const Image given_step = image_of(0, cell.given({0, 0, 1}));
-    std::int64_t q = 0;
-    for (std::int64_t j = 0; j < n; ++j) {
+    for (std::int64_t j = begin; j < end; ++j) {
         const Box box = boxes_[j];
         const Vec3 in = inside_[j], start = starts[j];
         const Shift offset{offset_[j].shift[0], offset_[j].shift[1], offset_[j].shift[2]};
-        const std::int64_t begin = q;
-        std::int64_t home = q;
+        std::int64_t q = box.first, home = q;
         for (std::int64_t a = box.low[0]; a <= box.high[0]; ++a) {
             for (std::int64_t b = box.low[1]; b <= box.high[1]; ++b) {
                 const std::int64_t first = q;
@@ -241,7 +258,7 @@ void ImageCloud::add_images(const Crystal& crystal, const Vec3* starts, std::int
                 }
             }
         }
-        if (!in_order) home = sort_by_shift(begin, q, home);
+        if (!in_order) home = sort_by_shift(box.first, q, home);
         const Vec3 at = position_[j];
         sources_[j] = {
             offset_[j],
@@ -265,7 +282,7 @@ std::int64_t ImageCloud::sort_by_shift(std::int64_t begin, std::int64_t end, std
     return begin + (std::find(from, from + from_.size(), home) - from);
 }
 
-void ImageCloud::sort_by_bin() {
+void ImageCloud::sort_by_bin(int threads) {
     const std::int64_t n_bins = std::int64_t{n_bins_[0]} * n_bins_[1] * n_bins_[2];
     std::int32_t* first = first_.resize(n_bins + 1);
     std::fill_n(first, n_bins + 1, 0);
@@ -275,19 +292,28 @@ void ImageCloud::sort_by_bin() {
     for (std::int64_t q = bin_.size() - 1; q >= 0; --q) {
         number_[--first[bin_[q]]] = static_cast<std::int32_t>(q);
     }
-    for (auto& values : axis_) take(values, number_, 0, unsorted_);
-    take(points_, number_, 0, unsorted_points_);
+    for (auto& values : axis_) take(values, number_, 0, unsorted_, threads);
+    take(points_, number_, 0, unsorted_points_, threads);
 }
 
-// Brings the sources, which are in the order of atoms, into that of their points.
+// Brings the sources, which are in the order of atoms, into that of their points, by strips of
+// rows.
 void ImageCloud::sort_sources() {
     const Source* unsorted = sources_.data();
     Source* next = sorted_sources_.resize(sources_.size());
-    for (std::int64_t p = 0; p < points_.size(); ++p) {
-        const Source& source = unsorted[points_[p].image.site];
-        if (source.point != number_[p]) continue;
-        *next = source;
-        (next++)->point = static_cast<std::int32_t>(p);
+    const std::int32_t* first = first_.data();
+    for (std::int32_t strip = 0; strip < n_bins_[1]; strip += kStrip) {
+        const std::int32_t end = std::min(strip + kStrip, n_bins_[1]);
+        for (std::int64_t a = 0; a < n_bins_[0]; ++a) {
+            const std::int64_t row = a * n_bins_[1];
+            const std::int32_t last = first[(row + end) * n_bins_[2]];
+            for (std::int32_t p = first[(row + strip) * n_bins_[2]]; p < last; ++p) {
+                const Source& source = unsorted[points_[p].image.site];
+                if (source.point != number_[p]) continue;
+                *next = source;
+                (next++)->point = p;
+            }
+        }
     }
     std::swap(sources_, sorted_sources_);
 }
@@ -310,9 +336,6 @@ std::int64_t ImageCloud::neighbors(const Source& source, const std::int32_t* poi
 
 std::int64_t ImageCloud::near(const Source& source, Buffer<std::int32_t>& out,
                               Sorting& sorting) const {
-    struct Run {
-        std::int64_t begin, end;
-    };
     Run runs[9];
     int n_runs = 0;
     std::int64_t candidates = 0;
@@ -334,17 +357,14 @@ std::int64_t ImageCloud::near(const Source& source, Buffer<std::int32_t>& out,
         candidates = points_.size();
         runs[n_runs++] = {0, candidates};
     }
-    std::int32_t* found = out.resize(candidates + kCollectPadding);
+    std::int32_t* found = (binned() ? sorting.unsorted : out).resize(candidates + kCollectPadding);
     const Points points{axis_[0].data(), axis_[1].data(), axis_[2].data()};
     const float* x = source.position;
-    std::int64_t n = 0;
-    for (int r = 0; r < n_runs; ++r) {
-        n = collect(points, runs[r].begin, runs[r].end, x[0], x[1], x[2], radius_, found, n);
-    }
+    const std::int64_t n = collect(points, runs, n_runs, {x[0], x[1], x[2], square_}, found);
     if (binned()) {
-        std::int32_t* keys = sorting.keys.resize(n);
-        for (std::int64_t i = 0; i < n; ++i) keys[i] = number_[found[i]];
-        sorting.order.sort(keys, found, n);
+        std::int32_t* keys = sorting.keys.resize(n + Order::kPadding);
+        gather(number_.data(), found, n, keys);
+        sorting.order.sort(keys, found, n, out.resize(n));
     }
     return n;
 }

@@ -55,7 +55,7 @@ inline Image operator+(Image a, Image b) {
 
 // Working memory of a search.
 struct Sorting {
-    Buffer<std::int32_t> keys;
+    Buffer<std::int32_t> unsorted, keys;
     Order order;
 };
 
@@ -77,7 +77,7 @@ struct Source {
 class ImageCloud {
   public:
     // Replaces the contents; memory is reused. `starts` is what comes with the points of each atom.
-    void fill(const Crystal& crystal, const Vec3* starts, double radius);
+    void fill(const Crystal& crystal, const Vec3* starts, double radius, int threads);
 
     // Each atom, in no particular order.
     const Source& source(std::int64_t i) const { return sources_[i]; }
@@ -95,6 +95,7 @@ class ImageCloud {
     // Images of an atom that are needed: within the margin around the bounds of all atoms.
     struct Box {
         std::int64_t low[3], high[3];
+        std::int64_t first;  // number of its first point
 
         std::int64_t size() const {
             return (high[0] - low[0] + 1) * (high[1] - low[1] + 1) * (high[2] - low[2] + 1);
@@ -105,9 +106,10 @@ class ImageCloud {
     void check_size(const Crystal& crystal) const;
     std::int64_t make_boxes();
     void choose_bins(std::int64_t n_points);
-    void add_images(const Crystal& crystal, const Vec3* starts, std::int64_t n_points);
+    void add_images(const Crystal& crystal, const Vec3* starts, std::int64_t begin,
+                    std::int64_t end);
     std::int64_t sort_by_shift(std::int64_t begin, std::int64_t end, std::int64_t home);
-    void sort_by_bin();
+    void sort_by_bin(int threads);
     void sort_sources();
     bool binned() const { return n_bins_[0] * n_bins_[1] * n_bins_[2] > 1; }
     std::int32_t bin_along(int axis, double coordinate) const;
@@ -121,8 +123,8 @@ class ImageCloud {
     double farthest_;        // largest lattice vector taken off, in the compact basis
     double largest_offset_;  // and in the given one
 
-    Vec3 margin_;  // the radius in units of the plane spacings
-    float radius_ = 0;
+    Vec3 margin_;   // the radius in units of the plane spacings
+    float square_;  // of a distance that no point within the radius exceeds
 
     // Points.
     struct Point {

@@ -2,7 +2,8 @@
 #pragma once
 
 #include <cstdint>
-#include <vector>
+
+#include "cpu/buffer.h"
 
 namespace smoacs::cpu {
 
@@ -15,7 +16,7 @@ class LineGraph {
     LineGraph(const std::int64_t* src, const std::int64_t* dst, const bool* keep,
               std::int64_t n_edges, bool self_pairs);
 
-    std::int64_t n_pairs() const { return starts_.back(); }
+    std::int64_t n_pairs() const { return starts_[n_edges_]; }
 
     // Writes n_pairs() entries to each of the first two, edge ids a and b, and n_edges + 1 offsets
     // of the pairs of each edge b.
@@ -26,9 +27,9 @@ class LineGraph {
     const std::int64_t* dst_;
     std::int64_t n_edges_;
     bool self_pairs_;
-    std::vector<std::int64_t> by_dst_;  // kept edges grouped by destination, ascending
-    std::vector<std::int64_t> first_;   // of them, for each edge b, that ends where b starts
-    std::vector<std::int64_t> starts_;  // first pair of each edge b, then the total
+    Buffer<std::int64_t> by_dst_;  // kept edges grouped by destination, ascending
+    Buffer<std::int64_t> first_;   // of them, for each edge b, that ends where b starts
+    Buffer<std::int64_t> starts_;  // first pair of each edge b, then the total
 };
 
 }  // namespace smoacs::cpu

@@ -26,7 +26,7 @@ constexpr double kInfinity = std::numeric_limits<double>::infinity();
 // grouped until they have that many.
 constexpr std::int64_t kLargeCrystal = 2048;
 constexpr std::int64_t kBlock = 256;
-constexpr std::int64_t kSitesPerGroup = 64;
+constexpr std::int64_t kSitesPerGroup = 16;
 
 // Calls work(i) for i < n on up to `threads` threads; rethrows the exception of the lowest i.
 template <typename Work>
@@ -165,6 +165,7 @@ struct Scratch {
     Buffer<std::int32_t> points;
     Buffer<Vec3> starts;
     Buffer<double> distances;
+    Buffer<std::int64_t> within;
     Sorting sorting;
     NeighborStore near;
 };
@@ -186,19 +187,19 @@ class CrystalSearch {
     }
 
     // Finds the neighbours of every site, `found` being those of the batch. for_sites(work) calls
-    // work(i, scratch, store) for as many numbers i as there are sites.
+    // work(i, scratch, store) for as many numbers i as there are sites. `threads` may prepare it.
     template <typename ForSites>
-    void find(ForSites&& for_sites, Neighbors* found) {
+    void find(ForSites&& for_sites, Neighbors* found, int threads) {
         if (crystal_.size() == 0) return;
         found += crystal_.first;
         if (by_radius()) {
-            cloud_.fill(crystal_, metric_.starts(), query_.cutoff);
+            cloud_.fill(crystal_, metric_.starts(), query_.cutoff, threads);
             for_sites([&](std::int64_t i, Scratch& scratch, NeighborStore& store) {
                 const Source& source = cloud_.source(i);
                 found[source.offset.site] = look(source, query_.cutoff, scratch, store);
             });
         } else {
-            find_reach(for_sites);
+            find_reach(for_sites, threads);
             for_sites([&](std::int64_t i, Scratch& scratch, NeighborStore& store) {
                 const std::int64_t src = cloud_.source(i).offset.site;
                 found[src] = select(src, scratch, store);
@@ -233,7 +234,7 @@ class CrystalSearch {
     // Fills near_, and reach_ with how far the neighbours of each site reach. Widens the search
     // until it holds them all; the original's extension of the cutoff ends with the same edges.
     template <typename ForSites>
-    void find_reach(ForSites&& for_sites) {
+    void find_reach(ForSites&& for_sites, int threads) {
         const double n = static_cast<double>(crystal_.size()), slack = metric_.slack();
         const double most = query_.rule == NeighborRule::knn ? query_.cutoff : kInfinity;
         double radius = expected_radius(n, crystal_.cell.volume, query_.k) + query_.tie_tolerance;
@@ -241,7 +242,7 @@ class CrystalSearch {
         double* reach = reach_.resize(crystal_.size());
         for (;; radius *= 1.3) {
             radius = std::min(radius, most);
-            cloud_.fill(crystal_, metric_.starts(), radius + slack);
+            cloud_.fill(crystal_, metric_.starts(), radius + slack, threads);
             for_sites([&](std::int64_t i, Scratch& scratch, NeighborStore&) {
                 const Source& source = cloud_.source(i);
                 const std::int64_t src = source.offset.site;
@@ -272,8 +273,18 @@ class CrystalSearch {
         const Neighbors near = near_[src];
         const double* reach = reach_.data();
         Neighbors out = store.room(2 * near.n + 1);
-        std::int64_t n = 0;
+        // Most of what was looked at is out of reach of either end, however it is measured.
+        const double margin = 2 * metric_.slack();
+        std::int64_t* within = scratch.within.resize(near.n);
+        std::int64_t n_within = 0;
         for (std::int64_t i = 0; i < near.n; ++i) {
+            const std::int64_t dst = near.images[i].site - crystal_.first;
+            within[n_within] = i;
+            n_within += near.distances[i] <= std::max(reach[src], reach[dst]) + margin;
+        }
+        std::int64_t n = 0;
+        for (std::int64_t j = 0; j < n_within; ++j) {
+            const std::int64_t i = within[j];
             const Image image = near.images[i];
             const std::int64_t dst = image.site - crystal_.first;
             const double there = near.distances[i], back = metric_.back(src, dst, image, there);
@@ -397,7 +408,7 @@ NeighborSearch::NeighborSearch(const Crystals<T>& crystals, const NeighborQuery&
                 [&](auto&& work) {
                     for (std::int64_t i = 0; i < n; ++i) work(i, worker.scratch, worker.found);
                 },
-                found_.data());
+                found_.data(), 1);
         }
     });
     for (const Group& group : groups) {
@@ -417,7 +428,7 @@ NeighborSearch::NeighborSearch(const Crystals<T>& crystals, const NeighborQuery&
                     }
                 });
             },
-            found_.data());
+            found_.data(), threads);
     }
     starts_.resize(n_sites() + 1);
     starts_[0] = 0;

@@ -22,6 +22,7 @@ constexpr std::int64_t kLanes = 16;  // of Numbers; loops read up to a multiple 
 // So many vectors of keys are ranked at once; most sites have fewer neighbours.
 constexpr std::int64_t kVectors = 4;
 constexpr std::int64_t kRanked = kVectors * kLanes;
+static_assert(kRanked <= Order::kPadding);
 
 SMOACS_CLONES void sort_few(const std::int32_t* keys, const std::int32_t* values, std::int64_t n,
                             std::int32_t* sorted) {
@@ -64,19 +65,17 @@ SMOACS_CLONES double kth_of_few(const double* values, std::int64_t n, std::int64
 
 }  // namespace
 
-void Order::sort(const std::int32_t* keys, std::int32_t* values, std::int64_t n) {
+void Order::sort(std::int32_t* keys, const std::int32_t* values, std::int64_t n,
+                 std::int32_t* sorted) {
     if (n > kFew) {
         pairs_.clear();
         for (std::int64_t i = 0; i < n; ++i) pairs_.emplace_back(keys[i], values[i]);
         std::sort(pairs_.begin(), pairs_.end());
-        for (std::int64_t i = 0; i < n; ++i) values[i] = pairs_[i].second;
+        for (std::int64_t i = 0; i < n; ++i) sorted[i] = pairs_[i].second;
         return;
     }
-    std::int32_t* padded = keys_.resize(n + kRanked);
-    std::copy_n(keys, n, padded);
-    std::fill_n(padded + n, kRanked, 0);
-    std::copy_n(values, n, unsorted_.resize(n));
-    sort_few(padded, unsorted_.data(), n, values);
+    std::fill_n(keys + n, kPadding, 0);
+    sort_few(keys, values, n, sorted);
 }
 
 double Order::kth(const double* values, std::int64_t n, std::int64_t k) {

@@ -11,14 +11,16 @@ namespace smoacs::cpu {
 
 class Order {
   public:
-    // Sorts n values by their keys, no two of which are alike.
-    void sort(const std::int32_t* keys, std::int32_t* values, std::int64_t n);
+    static constexpr std::int64_t kPadding = 64;
+
+    // Writes n values in the order of their keys, no two of which are alike. Behind the keys there
+    // are kPadding numbers that may be overwritten.
+    void sort(std::int32_t* keys, const std::int32_t* values, std::int64_t n, std::int32_t* sorted);
 
     // k-th smallest of n values, 1 <= k <= n.
     double kth(const double* values, std::int64_t n, std::int64_t k);
 
   private:
-    Buffer<std::int32_t> keys_, unsorted_;
     Buffer<double> values_;
     std::vector<std::pair<std::int32_t, std::int32_t>> pairs_;
 };

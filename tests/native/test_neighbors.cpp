@@ -128,16 +128,18 @@ void all_instruction_sets_collect_the_same() {
     const cpu::Points points{x.data(), y.data(), z.data()};
     for (std::int64_t begin = 0; begin < 9; ++begin) {
         for (std::int64_t end = begin; end <= 50; ++end) {
-            std::vector<std::int32_t> wanted{-1, -1, -1};
+            std::vector<std::int32_t> wanted;
             for (std::int64_t i = begin; i < end; ++i) {
                 const Vec3 r{x[i] - 0.1, y[i], z[i] + 0.2};
                 if (!(length(r) > 0.9)) wanted.push_back(static_cast<std::int32_t>(i));
             }
+            const std::int64_t middle = begin + (end - begin) / 3;
             for (const auto simd : {cpu::Simd::none, cpu::Simd::avx2, cpu::Simd::avx512}) {
                 if (simd > cpu::best_simd()) continue;
-                std::vector<std::int32_t> found(3 + (end - begin) + cpu::kCollectPadding, -1);
+                std::vector<std::int32_t> found(end - begin + cpu::kCollectPadding, -1);
+                const cpu::Run runs[2] = {{begin, middle}, {middle, end}};
                 found.resize(
-                    cpu::collect(points, begin, end, 0.1, 0, -0.2, 0.9, found.data(), 3, simd));
+                    cpu::collect(points, runs, 2, {0.1, 0, -0.2, 0.81}, found.data(), simd));
                 CHECK(found == wanted);
             }
         }
@@ -148,13 +150,13 @@ void few_and_many_are_put_in_order() {
     std::mt19937 random(2);
     cpu::Order order;
     for (const int n : {1, 2, 15, 16, 17, 100, 384, 385, 900}) {
-        std::vector<std::int32_t> numbers(n), sorted(n), keys(n);
+        std::vector<std::int32_t> numbers(n), sorted(n), found(n), keys(n + cpu::Order::kPadding);
         std::iota(sorted.begin(), sorted.end(), -n / 2);
         numbers = sorted;
         std::shuffle(numbers.begin(), numbers.end(), random);
         for (int i = 0; i < n; ++i) keys[i] = 3 * numbers[i];
-        order.sort(keys.data(), numbers.data(), n);
-        CHECK(numbers == sorted);
+        order.sort(keys.data(), numbers.data(), n, found.data());
+        CHECK(found == sorted);
         std::vector<double> values(n);
         for (double& v : values) v = static_cast<double>(random() % n);  // with ties
         std::vector<double> ascending = values;
