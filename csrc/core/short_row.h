@@ -76,6 +76,21 @@ struct Row {
     SMOACS_LANES const Part<T>& operator[](int p) const { return part[p]; }
 };
 
+// N numbers that all lanes know. On a GPU each lane keeps one of them.
+template <typename T, int N>
+struct PerLane {
+#ifdef __CUDACC__
+    static_assert(N <= kLanes, "a lane keeps one number");
+    T mine;
+    SMOACS_LANES void set(int i, T value) { mine = lane_of(0) == i ? value : mine; }
+    SMOACS_LANES T operator[](int i) const { return __shfl_sync(0xffffffffu, mine, i); }
+#else
+    T of[N];
+    SMOACS_LANES void set(int i, T value) { of[i] = value; }
+    SMOACS_LANES T operator[](int i) const { return of[i]; }
+#endif
+};
+
 // --- Masks: bit z % 32 of word z / 32 stands for position z --------------------------------------
 
 #if !defined(__CUDACC__) && !defined(__AVX512DQ__)

@@ -149,24 +149,24 @@ SMOACS_HD std::int64_t pattern_weights(const SoftmaxBatch<T>& batch, std::int64_
 
 // Gradient to w of crystal c. `dots` (S, K) holds <dL/dx_n, p[n,k,:]> of every site.
 template <bool Paper, typename T>
-SMOACS_HD void pattern_gradient(const SoftmaxBatch<T>& batch, std::int64_t c, const T* weights,
-                                const T* dots, const T* grad_weights, T* grad_logits) {
+SMOACS_LANES void pattern_gradient(const SoftmaxBatch<T>& batch, std::int64_t c, const T* weights,
+                                   const T* dots, const T* grad_weights, T* grad_logits) {
     const int n = batch.n_patterns;
     const T* q = weights + c * n;
     const T* logits = batch.pattern_logits + c * n;
     T* grad = grad_logits + c * n;
     const T inverse = T(1) / batch.temperature[c * batch.temperature_stride];
-    for (int k = 0; k < n; ++k) grad[k] = grad_weights[c * n + k];
     const SiteRange sites = sites_of(batch, c);
-    for (std::int64_t s = sites.first; s < sites.last; ++s) {
-        for (int k = 0; k < n; ++k) grad[k] += dots[s * n + k];
-    }
-    T mean = 0;
-    for (int k = 0; k < n; ++k) mean += q[k] * grad[k];
-    for (int k = 0; k < n; ++k) {
+    for_columns(n, [&](std::int64_t k, int) {
+        T sum = grad_weights[c * n + k];
+        for (std::int64_t s = sites.first; s < sites.last; ++s) sum += dots[s * n + k];
+        grad[k] = sum;
+    });
+    const T mean = sum_columns<T>(n, [&](std::int64_t k) { return q[k] * grad[k]; });
+    for_columns(n, [&](std::int64_t k, int) {
         const bool held = q[k] == T(0) || (Paper && logits[k] < T(kPaperFloor));
         grad[k] = held ? T(0) : q[k] * (grad[k] - mean) * inverse;
-    }
+    });
 }
 
 // --- One site: the lanes share the elements ------------------------------------------------------
@@ -196,12 +196,8 @@ SMOACS_HD int n_kept(const SoftmaxBatch<T>& batch) {
     return batch.n_patterns + 2;
 }
 
-// Patterns whose sums are found before they are used; a GPU has no registers for more.
-#ifdef __CUDACC__
-constexpr int kBundle = 1;
-#else
+// Patterns whose sums are found before they are used.
 constexpr int kBundle = 16;
-#endif
 
 // A site goes through steps: begin, then those of one direction, which end where something has been
 // added up over the elements. On the CPU several sites take each step together, so that the waits
@@ -232,7 +228,7 @@ struct SoftmaxSite {
     Numerators shared;
     // Of a bundle of patterns: c[k], in the backward pass -c[k] d[k], and a bit for each pattern
     // whose exponentials are its own.
-    T scale[kBundle], less[kBundle];
+    PerLane<T, kBundle> scale, less;
     std::uint32_t alone;
     // Of the paper's form: its mixture, or the gradient to that; the largest; 1 / their sum.
     Parts values;
@@ -358,7 +354,7 @@ struct SoftmaxSite {
                 alone |= std::uint32_t(weight != T(0)) << i;
             }
             if (sum == T(0)) suspect = true;
-            scale[i] = weight * over;
+            scale.set(i, weight * over);
             if (is_first_lane()) kept[2 + first + i] = over;
         }
     }
@@ -373,8 +369,9 @@ struct SoftmaxSite {
             const std::uint32_t* may = words(k);
             SMOACS_ROLLED
             for (int i = 0; i < n; ++i, may += kWords) {
-                const Part<T> part = all_of(scale[i]);
-                all += scale[i];
+                const T weight = scale[i];
+                const Part<T> part = all_of(weight);
+                all += weight;
                 SMOACS_UNROLLED
                 for (int p = 0; p < Parts::n; ++p) {
                     add_where(mask_part<T>(may, p), part, sum[p]);
@@ -395,7 +392,7 @@ struct SoftmaxSite {
         };
         spread(bundle(first), first, shared, first > 0);
         for_alone(alone, first, [&](int k, const Numerators& own, T over) SMOACS_INLINE {
-            scale[0] = weights[k] * over;
+            scale.set(0, weights[k] * over);
             spread(1, k, own, true);
         });
     }
@@ -501,8 +498,9 @@ struct SoftmaxSite {
     // <g, p[k,:]> = d[k] of pattern k, the i-th of its bundle.
     SMOACS_LANES void weigh_one(int i, int k, const Parts& product, T over, T* dots) {
         const T mean = masked_sum(words(k), product) * over;
-        scale[i] = weights[k] * over * inverse;
-        less[i] = -mean * scale[i];
+        const T weight = weights[k] * over * inverse;
+        scale.set(i, weight);
+        less.set(i, -mean * weight);
         if (is_first_lane()) dots[site * batch->n_patterns + k] = mean;
     }
 

@@ -56,7 +56,7 @@ __global__ void __launch_bounds__(kMostWarps* kLanes)
         }
     }
     __syncthreads();
-    if (threadIdx.x == 0) {
+    if (threadIdx.x < kLanes) {
         pattern_gradient<Paper>(batch, c, weights, dots, grad_weights, grad_pattern_logits);
     }
 }

@@ -153,8 +153,8 @@ std::vector<T> run(int elements, int patterns, bool paper, bool on_gpu) {
 
 template <typename T>
 void a_gpu_gives_the_same_bits() {
-    for (const int elements : {1, 31, 32, 33, 64, 98, 127, 128}) {
-        for (const int patterns : {1}) {
+    for (const int elements : {1, 33, 98, 127}) {
+        for (const int patterns : {1, 3, 20}) {
             for (const bool paper : {false, true}) {
                 CHECK(run<T>(elements, patterns, paper, true) ==
                       run<T>(elements, patterns, paper, false));

@@ -44,6 +44,11 @@ T exchange_any(T value, unsigned from) {
 void __syncthreads();
 
 template <typename T>
+T __shfl_sync(unsigned, T value, int lane) {
+    return cuda_on_host::exchange_any(value, static_cast<unsigned>(lane));
+}
+
+template <typename T>
 T __shfl_xor_sync(unsigned, T value, int step) {
     return cuda_on_host::exchange_any(value, (threadIdx.x % 32) ^ static_cast<unsigned>(step));
 }
