@@ -21,9 +21,9 @@ Every row is one run: ours and the others take turns, and the shortest time of e
 is the other's figure over ours, so above 1 we are faster. The floor is what the machine needs,
 measured in the same turns, to copy the bytes that the work must read and write, or to do its matrix
 products alone: on a CPU our own products, which are faster than torch's. One thread of the CPU is
-measured by the process's CPU time, more threads by the clock, both after a call that does not count,
-for ours and the others alike; a GPU between two events and with a cold L2. `make bench` measures again; `make bench-check` compares ratios with these and fails on a
-loss of more than 20 %.
+measured by the process's CPU time, more threads by the clock, both after a call that does not
+count, for ours and the others alike; a GPU between two events and with a cold L2. `make bench`
+measures again; `make bench-check` compares ratios with these and fails on a loss of more than 20 %.
 
 Parts of a step are timed by torch's profiler, whose own time, up to a tenth, goes to the rest. On a
 CPU, ALIGNN's convolutions are one operation; what they consist of shows with the separate
