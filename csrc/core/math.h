@@ -41,6 +41,10 @@ struct Single {
     SMOACS_HD static V multiply_add(V a, V b, V c) { return smoacs::multiply_add(a, b, c); }
 };
 
+// Adding this rounds to an integer, which is then in the low bits of the sum: 1.5 * 2^23, or 2^52.
+template <typename T>
+constexpr T kRounder = sizeof(T) == 4 ? T(12582912.0) : T(6755399441055744.0);
+
 template <typename T>
 constexpr int kExp2Terms = sizeof(T) == 4 ? 7 : 14;
 
@@ -81,8 +85,7 @@ SMOACS_HD void exp2_normals(typename As::V (&x)[N]) {
     using U = typename As::U;
     constexpr bool is_float = sizeof(T) == 4;
     constexpr T highest = exp2_term<T>(0);
-    // Adding 1.5 * 2^23, or 2^52, rounds to an integer, which is then in the low bits of the sum.
-    const T shift = is_float ? T(12582912.0) : T(6755399441055744.0);
+    const T shift = kRounder<T>;
     V f[N], p[N];
     U power[N];
     SMOACS_UNROLLED
@@ -114,7 +117,7 @@ SMOACS_HD void exp2_products(typename As::V (&x)[N], typename As::V rate) {
     using U = typename As::U;
     constexpr bool is_float = sizeof(T) == 4;
     constexpr T highest = exp2_term<T>(0);
-    const T shift = is_float ? T(12582912.0) : T(6755399441055744.0);
+    const T shift = kRounder<T>;
     const T lowest = shift - (kLargestPower<T> - T(0.5));
     V rounded[N], f[N], p[N];
     SMOACS_UNROLLED
@@ -169,7 +172,7 @@ SMOACS_HD double log_positive(double x) {
 // cos(x) and sin(x) for x from 0 to 2 pi, to about one unit in the last place: Taylor polynomials
 // of what is left of x after the nearest multiple of pi / 2.
 SMOACS_HD void cos_sin(double x, double* cosine, double* sine) {
-    const double shift = 6755399441055744.0;  // 1.5 * 2^52
+    const double shift = kRounder<double>;
     const double shifted = x * 0.6366197723675814 + shift;
     const double n = shifted - shift;
     // pi / 2 in two parts: n times the first is exact.

@@ -146,21 +146,10 @@ void messages_follow_the_formula() {
             CHECK(std::fabs(given.mean[n * 5 + f] - total / norm) < 1e-12);
         }
     }
-    const auto slopes = [&](std::vector<double>& x, const std::vector<double>& gradient) {
-        for (std::size_t i = 0; i < x.size(); ++i) {
-            const double kept = x[i], h = 1e-5;
-            x[i] = kept + h;
-            const double above = given.objective();
-            x[i] = kept - h;
-            const double below = given.objective();
-            x[i] = kept;
-            CHECK(std::fabs((above - below) / (2 * h) - gradient[i]) < 1e-7);
-        }
-    };
-    slopes(given.edge, given.grad_edge);
-    slopes(given.src_gate, given.grad_src);
-    slopes(given.dst_gate, given.grad_dst);
-    slopes(given.values, given.grad_values);
+    CHECK(has_slopes(given, given.edge, given.grad_edge, 1e-5, 1e-7));
+    CHECK(has_slopes(given, given.src_gate, given.grad_src, 1e-5, 1e-7));
+    CHECK(has_slopes(given, given.dst_gate, given.grad_dst, 1e-5, 1e-7));
+    CHECK(has_slopes(given, given.values, given.grad_values, 1e-5, 1e-7));
 }
 
 template <typename T>
@@ -537,21 +526,10 @@ void attention_follows_the_formula() {
             CHECK(std::fabs(given.radial[i * 30 + k] - radial[k] / norm) < 1e-14);
         }
     }
-    const auto slopes = [&](std::vector<double>& x, const std::vector<double>& gradient) {
-        for (std::size_t i = 0; i < x.size(); ++i) {
-            const double kept = x[i], step = 1e-6;
-            x[i] = kept + step;
-            const double above = given.objective();
-            x[i] = kept - step;
-            const double below = given.objective();
-            x[i] = kept;
-            CHECK(std::fabs((above - below) / (2 * step) - gradient[i]) < 1e-7);
-        }
-    };
-    slopes(given.logits, given.grad_logits);
-    slopes(given.decay, given.grad_decay);
-    slopes(given.lengths, given.grad_lengths);
-    slopes(given.squares, given.grad_squares);
+    CHECK(has_slopes(given, given.logits, given.grad_logits, 1e-6, 1e-7));
+    CHECK(has_slopes(given, given.decay, given.grad_decay, 1e-6, 1e-7));
+    CHECK(has_slopes(given, given.lengths, given.grad_lengths, 1e-6, 1e-7));
+    CHECK(has_slopes(given, given.squares, given.grad_squares, 1e-6, 1e-7));
 }
 
 template <typename T>

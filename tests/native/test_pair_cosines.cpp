@@ -85,16 +85,7 @@ void cosines_follow_the_formula() {
         CHECK(std::fabs(given.cosines[p] + dot(a, b) / std::sqrt(dot(a, a) * dot(b, b))) < 1e-14);
         CHECK(std::fabs(given.cosines[p]) <= 1);
     }
-    const std::vector<double> gradient = given.grad_vectors;
-    for (std::size_t i = 0; i < gradient.size(); ++i) {
-        const double kept = given.vectors[i], h = 1e-5;
-        given.vectors[i] = kept + h;
-        const double above = given.objective();
-        given.vectors[i] = kept - h;
-        const double below = given.objective();
-        given.vectors[i] = kept;
-        CHECK(std::fabs((above - below) / (2 * h) - gradient[i]) < 1e-8);
-    }
+    CHECK(has_slopes(given, given.vectors, given.grad_vectors, 1e-5, 1e-8));
 }
 
 template <typename T>
