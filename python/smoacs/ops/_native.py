@@ -74,10 +74,7 @@ def launch(kernel: str, tensor: Tensor, /, *inputs: Any, **arguments: Any) -> No
     with stream_of(tensor) as stream:
         getattr(kernels(), kernel)(
             *[value.data_ptr() if isinstance(value, Tensor) else value for value in inputs],
-            **{
-                name: value.data_ptr() if isinstance(value, Tensor) else value
-                for name, value in arguments.items()
-            },
+            **addresses(**arguments),
             dtype=dtype_name(tensor),
             stream=stream,
         )
@@ -92,6 +89,11 @@ def addresses(**arguments: Any) -> dict[str, Any]:
         name: value.data_ptr() if isinstance(value, Tensor) else value
         for name, value in arguments.items()
     }
+
+
+def empty_like(tensor: Tensor) -> Tensor:
+    """A contiguous tensor of the same shape; it takes less time than ``new_empty``."""
+    return torch.empty_like(tensor, memory_format=torch.contiguous_format)
 
 
 def dtype_name(tensor: Tensor) -> str:

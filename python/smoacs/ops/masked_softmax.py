@@ -10,7 +10,7 @@ from typing import Any, Self
 import torch
 from torch import Tensor
 
-from smoacs.ops._native import check_tensor, launch
+from smoacs.ops._native import check_tensor, empty_like, launch
 from smoacs.ops._operator import operator
 
 MAX_ELEMENTS = 128
@@ -183,8 +183,8 @@ def _results(
 ) -> tuple[Tensor, Tensor, Tensor]:
     """Composition, weights, and what the kernels keep for the backward pass."""
     return (
-        torch.empty_like(element_logits.contiguous()),  # in less time than new_empty takes
-        torch.empty_like(pattern_logits.contiguous()),
+        empty_like(element_logits),
+        empty_like(pattern_logits),
         element_logits.new_empty(element_logits.shape[0], pattern_logits.shape[1] + 2),
     )
 
@@ -192,13 +192,10 @@ def _results(
 def _gradients(
     grad_composition: Tensor, grad_weights: Tensor, composition: Tensor, weights: Tensor, *_: Any
 ) -> tuple[Tensor, Tensor]:
-    return torch.empty_like(composition), torch.empty_like(weights)
+    return empty_like(composition), empty_like(weights)
 
 
-@operator(
-    "masked_softmax_backward",
-    fake=_gradients,
-)
+@operator("masked_softmax_backward", fake=_gradients)
 def _masked_softmax_backward(
     grad_composition: Tensor,
     grad_weights: Tensor,
@@ -212,23 +209,21 @@ def _masked_softmax_backward(
     temperature: Tensor,
     paper: bool,
 ) -> tuple[Tensor, Tensor]:
-    composition, weights = composition.contiguous(), weights.contiguous()
-    grad_elements, grad_patterns = torch.empty_like(composition), torch.empty_like(weights)
+    grads = _gradients(grad_composition, grad_weights, composition, weights)
     launch(
         "masked_softmax_backward",
         element_logits,
         *_inputs(element_logits, pattern_logits, words, ptr, temperature),
         paper,
-        composition,
-        weights,
+        composition.contiguous(),
+        weights.contiguous(),
         kept.contiguous(),
         grad_composition.contiguous(),
         grad_weights.contiguous(),
-        torch.empty_like(kept),  # scratch
-        grad_elements,
-        grad_patterns,
+        element_logits.new_empty(composition.shape[0], weights.shape[1]),  # scratch
+        *grads,
     )
-    return grad_elements, grad_patterns
+    return grads
 
 
 def _save(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, Tensor, Tensor]) -> None:

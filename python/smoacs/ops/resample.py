@@ -13,7 +13,7 @@ from typing import Any, NamedTuple, Self
 import torch
 from torch import Tensor
 
-from smoacs.ops._native import check_tensor, kernels, launch
+from smoacs.ops._native import check_tensor, empty_like, kernels, launch
 from smoacs.ops._operator import operator
 
 _FLOATS = (torch.float32, torch.float64)
@@ -231,11 +231,7 @@ def _random(
     return _run("fill_random", streams, ptr.new_empty(rows, width, dtype=dtype), normal=normal)
 
 
-def _empty_like(values: Tensor, *_: Any) -> Tensor:
-    return torch.empty_like(values, memory_format=torch.contiguous_format)
-
-
-@operator("resample", fake=_empty_like, constant=True)
+@operator("resample", fake=lambda values, *_: empty_like(values), constant=True)
 def _resample(
     values: Tensor,
     ptr: Tensor,
@@ -250,7 +246,7 @@ def _resample(
     return _run(
         "resample",
         _Streams(*arrays, seed, variable, *values.shape),
-        _empty_like(values),
+        empty_like(values),
         values=values.contiguous(),
         parents=parents.contiguous(),
         host_parents=parents.cpu().contiguous(),
