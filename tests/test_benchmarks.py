@@ -160,6 +160,7 @@ def test_a_race_gives_all_contenders_turns_and_slow_ones_fewer() -> None:
     assert turns.count("fast") > turns.count("slow") > 1
     last = len(turns) - 1 - turns[::-1].index("slow")
     assert last > len(turns) / 2, "the slow one's turns are not spread over the race"
+    assert turns[3::2] == turns[4::2], "not every timed call follows one of the same contender"
 
 
 def test_a_peer_that_fails_is_left_out_with_the_reason() -> None:
