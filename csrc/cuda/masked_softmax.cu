@@ -1,3 +1,5 @@
+#include <algorithm>
+
 #include "cuda/launch.h"
 #include "cuda/masked_softmax.h"
 
@@ -5,11 +7,11 @@ namespace smoacs::cuda {
 
 namespace {
 
-constexpr int kMostWarps = 16;
+constexpr int kMostThreads = 16 * kLanes;
 
 // One block per crystal, whose warps take turns at its sites.
 template <typename T, bool Paper, int Size>
-__global__ void __launch_bounds__(kMostWarps* kLanes)
+__global__ void __launch_bounds__(kMostThreads)
     forward(SoftmaxBatch<T> batch, T* composition, T* weights, T* kept) {
     const std::int64_t c = blockIdx.x;
     if (threadIdx.x == 0) pattern_weights<Paper>(batch, c, weights);
@@ -38,7 +40,7 @@ __global__ void __launch_bounds__(kMostWarps* kLanes)
 }
 
 template <typename T, bool Paper, int Size>
-__global__ void __launch_bounds__(kMostWarps* kLanes)
+__global__ void __launch_bounds__(kMostThreads)
     backward(SoftmaxBatch<T> batch, const T* composition, const T* weights, const T* kept,
              const T* grad_composition, const T* grad_weights, T* dots, T* grad_element_logits,
              T* grad_pattern_logits) {
@@ -64,8 +66,8 @@ __global__ void __launch_bounds__(kMostWarps* kLanes)
 // As many warps as the mean crystal has sites.
 template <typename T>
 int threads_for(const SoftmaxBatch<T>& batch) {
-    const std::int64_t mean = batch.n_sites / batch.n_crystals;
-    return kLanes * static_cast<int>(mean < 1 ? 1 : mean < kMostWarps ? mean : kMostWarps);
+    const std::int64_t threads = batch.n_sites / batch.n_crystals * kLanes;
+    return static_cast<int>(std::clamp<std::int64_t>(threads, kLanes, kMostThreads));
 }
 
 // Calls f with the form and the size of rows as constants.
