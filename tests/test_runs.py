@@ -307,7 +307,12 @@ def test_damaged_checkpoint(tmp_path) -> None:
         resume(tmp_path / "run", GIVEN)
 
 
-def test_ctrl_c_without_a_folder_is_an_ordinary_interrupt() -> None:
+def test_ctrl_c_without_a_folder_is_an_ordinary_interrupt(
+    request: pytest.FixtureRequest,
+) -> None:
+    # A shell's background jobs ignore Ctrl-C from the start.
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)
+    request.addfinalizer(lambda: signal.signal(signal.SIGINT, before))
     with pytest.raises(KeyboardInterrupt) as caught:
         small(on_step=interrupt_at(2))
     assert not isinstance(caught.value, Interrupted)
