@@ -14,15 +14,18 @@ from smoacs.ops import resample
 
 SUITE = "resampling"
 EAGER = "torch, eager"
+BRIEF = "256 x 5 rows of 3"
 SIZES = {  # crystals, rows of each, columns
-    "256 x 5 rows of 3": (256, 5, 3),
+    BRIEF: (256, 5, 3),
     "32 x 135 rows of 3": (32, 135, 3),
     "4,096 x 5 rows of 98": (4096, 5, 98),
 }
 
 
-@pytest.mark.guard
-@pytest.mark.parametrize("name", SIZES)
+# The brief one is mostly calls, ours and torch's: 1.0 to 1.7 times as fast without a change.
+@pytest.mark.parametrize(
+    "name", [pytest.param(n, marks=() if n == BRIEF else pytest.mark.guard) for n in SIZES]
+)
 def test_resample(compare: Any, place: Place, name: str) -> None:
     n_crystals, n_rows, width = SIZES[name]
     device = place.device

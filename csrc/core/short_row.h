@@ -231,10 +231,27 @@ struct Several {
 };
 #endif
 
-// Turns numbers x of a row into 2^(x rate), where no x rate is above 0.
-template <typename T, int Size>
+// Parts of a row whose powers are taken together: as many as fit the registers four times. Without
+// AVX2 all of them: each multiply-add is a call, in a loop that had better stay one.
+#if defined(__AVX512DQ__)
+constexpr int kAtOnce = 8;
+#elif defined(__AVX2__)
+constexpr int kAtOnce = 3;
+#else
+constexpr int kAtOnce = kLongestRow;
+#endif
+
+// Turns numbers x of a row, from part First on, into 2^(x rate), where no x rate is above 0.
+template <int First = 0, typename T, int Size>
 SMOACS_LANES void exp2_row(Row<T, Size>& row, T rate) {
-    exp2_products<Several<T>>(row.part, all_of(rate));
+    constexpr int rest = row.n - First, n = rest < kAtOnce ? rest : kAtOnce;
+    Part<T> few[n];
+    SMOACS_UNROLLED
+    for (int i = 0; i < n; ++i) few[i] = row[First + i];
+    exp2_products<Several<T>>(few, all_of(rate));
+    SMOACS_UNROLLED
+    for (int i = 0; i < n; ++i) row[First + i] = few[i];
+    if constexpr (n < rest) exp2_row<First + n>(row, rate);
 }
 
 // --- Memory --------------------------------------------------------------------------------------

@@ -275,17 +275,20 @@ struct SoftmaxSite {
         return Paper ? exp2_nonpositive(-highest, rate) : T(0);
     }
 
-    // Logits above `highest` count as that.
+    // Logits above `highest` count as that. (What is stored between other reads costs a reload of
+    // each: rows are worked out in registers, then stored.)
     SMOACS_LANES void exponentiate(T highest, Numerators& to) const {
+        const T forbidden = to.forbidden;
+        Parts parts;
         SMOACS_UNROLLED
         for (int p = 0; p < Parts::n; ++p) {
             const Part<T> seen = Paper ? larger(logit(p), all_of(T(kPaperFloor))) : logit(p);
-            to.excess[p] = larger(highest - seen, Part<T>{});
+            parts[p] = larger(highest - seen, Part<T>{});
         }
-        exp2_row(to.excess, -rate);
+        exp2_row(parts, -rate);
         SMOACS_UNROLLED
         for (int p = 0; p < Parts::n; ++p) {
-            to.excess[p] = existing(Paper ? to.excess[p] - to.forbidden : to.excess[p], p);
+            to.excess[p] = existing(Paper ? parts[p] - forbidden : parts[p], p);
         }
     }
 
@@ -404,9 +407,11 @@ struct SoftmaxSite {
     }
 
     SMOACS_LANES void sharpen() {
+        Parts parts;
         SMOACS_UNROLLED
-        for (int p = 0; p < Parts::n; ++p) values[p] = values[p] - most;
-        exp2_row(values, rate);
+        for (int p = 0; p < Parts::n; ++p) parts[p] = values[p] - most;
+        exp2_row(parts, rate);
+        values = parts;
     }
 
     SMOACS_LANES void add_up_sharpened() {
@@ -536,12 +541,13 @@ struct SoftmaxSite {
             }
             SMOACS_UNROLLED
             for (int p = 0; p < Parts::n; ++p) {
-                Part<T> slope = sum[p] * (Paper ? from.excess[p] + from.forbidden : from.excess[p]);
+                sum[p] *= Paper ? from.excess[p] + from.forbidden : from.excess[p];
                 // A logit below the paper's floor has no part in it.
-                if (Paper) slope = logit(p) < T(kPaperFloor) ? Part<T>{} : slope;
-                if (more) slope += load_part<Size>(slopes, n_elements, p);
-                store_part<Size>(slope, slopes, n_elements, p);
+                if (Paper) sum[p] = logit(p) < T(kPaperFloor) ? Part<T>{} : sum[p];
+                if (more) sum[p] += load_part<Size>(slopes, n_elements, p);
             }
+            SMOACS_UNROLLED
+            for (int p = 0; p < Parts::n; ++p) store_part<Size>(sum[p], slopes, n_elements, p);
         };
         spread(bundle(first), first, shared, first > 0);
         for_alone(alone, first, [&](int k, const Numerators& own, T over) SMOACS_INLINE {

@@ -8,14 +8,15 @@ namespace smoacs::cpu {
 
 namespace {
 
-// Sites that take each step together: with more, the rows of a step come from memory all at once,
-// and there is nothing to do until they have come.
+// Sites that take each step together. With more of them on the way back, the rows of a step come
+// from memory all at once, and there is nothing to do until they have come.
+constexpr int kForward = 4;
 template <bool Paper>
-constexpr int kTogether = Paper ? 2 : 3;
+constexpr int kBackward = Paper ? 2 : 3;
 
-template <typename T, bool Paper, int Size>
+template <typename T, bool Paper, int Size, int Most>
 struct Sites {
-    SoftmaxSite<T, Paper, Size> rows[kTogether<Paper>];
+    SoftmaxSite<T, Paper, Size> rows[Most];
     int n = 0;
 
     SoftmaxSite<T, Paper, Size>* begin() { return rows; }
@@ -26,33 +27,43 @@ struct Sites {
 // all, more than there are registers.
 #define SMOACS_STEP __attribute__((noinline))
 
-// Up to kTogether sites from `first` on; `crystal` is that of the last site before, or an earlier.
-template <typename T, bool Paper, int Size>
-SMOACS_LANES void begin(Sites<T, Paper, Size>& sites, const SoftmaxBatch<T>& batch,
+// Up to Most sites from `first` on; `crystal` is that of the last site before, or an earlier.
+template <typename T, bool Paper, int Size, int Most>
+SMOACS_LANES void begin(Sites<T, Paper, Size, Most>& sites, const SoftmaxBatch<T>& batch,
                         std::int64_t first, std::int64_t last, const T* weights,
                         std::int64_t& crystal) {
-    sites.n = static_cast<int>(std::min<std::int64_t>(last - first, kTogether<Paper>));
+    sites.n = static_cast<int>(std::min<std::int64_t>(last - first, Most));
     for (auto& row : sites) {
         while (first >= batch.ptr[crystal + 1]) ++crystal;
         row.begin(batch, first++, crystal, weights);
     }
 }
 
-template <typename T, bool Paper, int Size>
-SMOACS_STEP void find_tops(Sites<T, Paper, Size>& sites, const SoftmaxBatch<T>& batch,
+template <typename T, bool Paper, int Size, int Most>
+SMOACS_STEP void find_tops(Sites<T, Paper, Size, Most>& sites, const SoftmaxBatch<T>& batch,
                            std::int64_t first, std::int64_t last, const T* weights,
                            std::int64_t& crystal) {
     begin(sites, batch, first, last, weights, crystal);
     for (auto& row : sites) row.find_top();
 }
 
-template <typename T, bool Paper, int Size>
-SMOACS_STEP void exponentiate(Sites<T, Paper, Size>& sites) {
+// Asks for the rows that these sites will write, which takes as long as several steps.
+template <typename T, bool Paper, int Size, int Most>
+SMOACS_LANES void ask_for(const Sites<T, Paper, Size, Most>& sites, const SoftmaxBatch<T>& batch,
+                          T* composition) {
+    const std::int64_t n = batch.n_elements, first = sites.rows[0].site;
+    const auto* byte = reinterpret_cast<const char*>(composition + first * n);
+    const auto* end = reinterpret_cast<const char*>(composition + (first + sites.n) * n);
+    for (; byte < end; byte += 64) __builtin_prefetch(byte, 1);
+}
+
+template <typename T, bool Paper, int Size, int Most>
+SMOACS_STEP void exponentiate(Sites<T, Paper, Size, Most>& sites) {
     for (auto& row : sites) row.exponentiate();
 }
 
-template <typename T, bool Paper, int Size>
-SMOACS_STEP void mix(Sites<T, Paper, Size>& sites, const SoftmaxBatch<T>& batch, T* kept,
+template <typename T, bool Paper, int Size, int Most>
+SMOACS_STEP void mix(Sites<T, Paper, Size, Most>& sites, const SoftmaxBatch<T>& batch, T* kept,
                      T* composition) {
     for (int first = 0; first < batch.n_patterns; first += kBundle) {
         for (auto& row : sites) row.add_up(first, kept);
@@ -60,34 +71,34 @@ SMOACS_STEP void mix(Sites<T, Paper, Size>& sites, const SoftmaxBatch<T>& batch,
     }
 }
 
-template <typename T, int Size>
-SMOACS_STEP void sharpen(Sites<T, true, Size>& sites) {
+template <typename T, int Size, int Most>
+SMOACS_STEP void sharpen(Sites<T, true, Size, Most>& sites) {
     for (auto& row : sites) row.find_most();
     for (auto& row : sites) row.sharpen();
 }
 
-template <typename T, int Size>
-SMOACS_STEP void finish(Sites<T, true, Size>& sites, T* composition) {
+template <typename T, int Size, int Most>
+SMOACS_STEP void finish(Sites<T, true, Size, Most>& sites, T* composition) {
     for (auto& row : sites) row.add_up_sharpened();
     for (auto& row : sites) row.finish(composition);
 }
 
-template <typename T, bool Paper, int Size>
-SMOACS_STEP void recall(Sites<T, Paper, Size>& sites, const SoftmaxBatch<T>& batch,
+template <typename T, bool Paper, int Size, int Most>
+SMOACS_STEP void recall(Sites<T, Paper, Size, Most>& sites, const SoftmaxBatch<T>& batch,
                         std::int64_t first, std::int64_t last, const T* weights,
                         std::int64_t& crystal, const T* kept) {
     begin(sites, batch, first, last, weights, crystal);
     for (auto& row : sites) row.recall(kept);
 }
 
-template <typename T, bool Paper, int Size>
-SMOACS_STEP void receive(Sites<T, Paper, Size>& sites, const T* composition,
+template <typename T, bool Paper, int Size, int Most>
+SMOACS_STEP void receive(Sites<T, Paper, Size, Most>& sites, const T* composition,
                          const T* grad_composition) {
     for (auto& row : sites) row.receive(composition, grad_composition);
 }
 
-template <typename T, bool Paper, int Size>
-SMOACS_STEP void find_gradients(Sites<T, Paper, Size>& sites, const SoftmaxBatch<T>& batch,
+template <typename T, bool Paper, int Size, int Most>
+SMOACS_STEP void find_gradients(Sites<T, Paper, Size, Most>& sites, const SoftmaxBatch<T>& batch,
                                 const T* kept, const T* grad_composition, T* grad_logits, T* dots) {
     for (int first = 0; first < batch.n_patterns; first += kBundle) {
         for (auto& row : sites) row.weigh(first, kept, grad_composition, dots);
@@ -96,14 +107,15 @@ SMOACS_STEP void find_gradients(Sites<T, Paper, Size>& sites, const SoftmaxBatch
 }
 
 // The smallest fault of the sites that have gone through all steps.
-template <typename T, bool Paper, int Size>
-SMOACS_STEP std::int64_t find_fault(Sites<T, Paper, Size>& sites, const SoftmaxBatch<T>& batch,
-                                    std::int64_t first, std::int64_t last, const T* weights,
-                                    std::int64_t crystal, T* composition) {
+template <typename T, bool Paper, int Size, int Most>
+SMOACS_STEP std::int64_t find_fault(Sites<T, Paper, Size, Most>& sites,
+                                    const SoftmaxBatch<T>& batch, std::int64_t first,
+                                    std::int64_t last, const T* weights, std::int64_t crystal,
+                                    T* composition) {
     bool suspect = false;
     for (auto& row : sites.rows) suspect |= row.is_suspect();
     std::int64_t fault = kNoFault;
-    for (; suspect && first < last; first += kTogether<Paper>) {
+    for (; suspect && first < last; first += Most) {
         begin(sites, batch, first, last, weights, crystal);
         for (auto& row : sites) {
             const std::int64_t found = row.check(true, composition);
@@ -118,9 +130,10 @@ std::int64_t forward_sites(const SoftmaxBatch<T>& batch, std::int64_t begin, std
                            const T* weights, T* composition, T* kept) {
     const std::int64_t first_crystal = group_of(batch.ptr, batch.n_crystals, begin);
     std::int64_t crystal = first_crystal;
-    Sites<T, Paper, Size> sites;
-    for (std::int64_t first = begin; first < last; first += kTogether<Paper>) {
+    Sites<T, Paper, Size, kForward> sites;
+    for (std::int64_t first = begin; first < last; first += kForward) {
         find_tops(sites, batch, first, last, weights, crystal);
+        if (Paper) ask_for(sites, batch, composition);
         exponentiate(sites);
         mix(sites, batch, kept, composition);
         if constexpr (Paper) {
@@ -136,8 +149,8 @@ void backward_sites(const SoftmaxBatch<T>& batch, std::int64_t first, std::int64
                     const T* composition, const T* weights, const T* kept,
                     const T* grad_composition, T* dots, T* grad_logits) {
     std::int64_t crystal = group_of(batch.ptr, batch.n_crystals, first);
-    Sites<T, Paper, Size> sites;
-    for (; first < last; first += kTogether<Paper>) {
+    Sites<T, Paper, Size, kBackward<Paper>> sites;
+    for (; first < last; first += kBackward<Paper>) {
         recall(sites, batch, first, last, weights, crystal, kept);
         if constexpr (Paper) receive(sites, composition, grad_composition);
         find_gradients(sites, batch, kept, grad_composition, grad_logits, dots);
