@@ -14,6 +14,10 @@ constexpr int kForward = 4;
 template <bool Paper>
 constexpr int kBackward = Paper ? 2 : 3;
 
+// The backward pass takes blocks of sites from the last to the first: what the forward pass used
+// last is still in the cache. Each block costs the hardware a new start at fetching ahead.
+constexpr std::int64_t kBlock = 4096;
+
 template <typename T, bool Paper, int Size, int Most>
 struct Sites {
     SoftmaxSite<T, Paper, Size> rows[Most];
@@ -148,12 +152,15 @@ template <typename T, bool Paper, int Size>
 void backward_sites(const SoftmaxBatch<T>& batch, std::int64_t first, std::int64_t last,
                     const T* composition, const T* weights, const T* kept,
                     const T* grad_composition, T* dots, T* grad_logits) {
-    std::int64_t crystal = group_of(batch.ptr, batch.n_crystals, first);
     Sites<T, Paper, Size, kBackward<Paper>> sites;
-    for (; first < last; first += kBackward<Paper>) {
-        recall(sites, batch, first, last, weights, crystal, kept);
-        if constexpr (Paper) receive(sites, composition, grad_composition);
-        find_gradients(sites, batch, kept, grad_composition, grad_logits, dots);
+    for (std::int64_t end = last; end > first; end -= kBlock) {
+        std::int64_t begin = std::max(first, end - kBlock);
+        std::int64_t crystal = group_of(batch.ptr, batch.n_crystals, begin);
+        for (; begin < end; begin += kBackward<Paper>) {
+            recall(sites, batch, begin, end, weights, crystal, kept);
+            if constexpr (Paper) receive(sites, composition, grad_composition);
+            find_gradients(sites, batch, kept, grad_composition, grad_logits, dots);
+        }
     }
 }
 
