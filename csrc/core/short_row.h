@@ -139,7 +139,7 @@ SMOACS_LANES Mask<T> below(int size, int p) {
 #if defined(__CUDACC__)
     return lane_of(0) < rest;
 #elif defined(__AVX512DQ__)
-    return static_cast<Mask<T>>(rest >= kSpan<T> ? ~0u : rest > 0 ? (1u << rest) - 1u : 0u);
+    return static_cast<Mask<T>>(_bzhi_u32((1u << kSpan<T>)-1u, rest < 0 ? 0 : rest));
 #else
     decltype(Part<T>() < Part<T>()) mask;
     for (int i = 0; i < kSpan<T>; ++i) mask[i] = i < rest ? -1 : 0;

@@ -319,11 +319,12 @@ struct SoftmaxSite {
     // --- Forward: find the top, exponentiate, add up and mix each bundle, then the paper's ---
 
     SMOACS_LANES void find_top() {
-        std::uint32_t any[kWords] = {};
+        std::uint32_t found[kWords] = {}, any[kWords];  // in registers, then where masks are read
         for (int k = 0; k < batch->n_patterns; ++k) {
             if (weights[k] == T(0)) continue;
-            for (int w = 0; w < kWords; ++w) any[w] |= words(k)[w];
+            for (int w = 0; w < kWords; ++w) found[w] |= words(k)[w];
         }
+        for (int w = 0; w < kWords; ++w) any[w] = found[w];
         top = largest(any);
         Row<T, kLanes> doubts = doubt;
         SMOACS_UNROLLED
