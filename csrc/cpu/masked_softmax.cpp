@@ -63,10 +63,8 @@ void masked_softmax_backward(const SoftmaxBatch<T>& batch, bool paper, const T* 
                            dots, grad_element_logits);
     });
     share(batch.n_crystals, threads_for(batch), [&](std::int64_t first, std::int64_t last) {
-        const auto gradient = paper ? pattern_gradient<true, T> : pattern_gradient<false, T>;
-        for (std::int64_t c = first; c < last; ++c) {
-            gradient(batch, c, weights, dots, grad_weights, grad_pattern_logits);
-        }
+        kSites<T>.gather(batch, paper, first, last, weights, dots, grad_weights,
+                         grad_pattern_logits);
     });
 }
 

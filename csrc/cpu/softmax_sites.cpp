@@ -194,11 +194,23 @@ void backward(const SoftmaxBatch<T>& batch, bool paper, std::int64_t first, std:
     });
 }
 
+template <typename T>
+void gather(const SoftmaxBatch<T>& batch, bool paper, std::int64_t first, std::int64_t last,
+            const T* weights, const T* dots, const T* grad_weights, T* grad_logits) {
+    for (std::int64_t c = first; c < last; ++c) {
+        if (paper) {
+            pattern_gradient<true>(batch, c, weights, dots, grad_weights, grad_logits);
+        } else {
+            pattern_gradient<false>(batch, c, weights, dots, grad_weights, grad_logits);
+        }
+    }
+}
+
 }  // namespace
 
 template <typename T>
 SiteKernels<T> SMOACS_SITE_KERNELS() {
-    return {weigh<T>, forward<T>, backward<T>};
+    return {weigh<T>, forward<T>, backward<T>, gather<T>};
 }
 
 template SiteKernels<float> SMOACS_SITE_KERNELS();

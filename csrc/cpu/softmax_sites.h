@@ -1,4 +1,4 @@
-// A range of sites of the masked softmax on one thread, compiled once per instruction set.
+// The masked softmax of some sites or crystals on one thread, compiled once per instruction set.
 #pragma once
 
 #include "core/softmax.h"
@@ -16,6 +16,9 @@ struct SiteKernels {
     void (*backward)(const SoftmaxBatch<T>& batch, bool paper, std::int64_t first,
                      std::int64_t last, const T* composition, const T* weights, const T* kept,
                      const T* grad_composition, T* dots, T* grad_logits);
+    // Writes the gradients to the pattern logits of some crystals, whose sites' dots are known.
+    void (*gather)(const SoftmaxBatch<T>& batch, bool paper, std::int64_t first, std::int64_t last,
+                   const T* weights, const T* dots, const T* grad_weights, T* grad_logits);
 };
 
 template <typename T>
