@@ -223,8 +223,11 @@ def test_one_temperature_per_crystal(device, masking):
 @pytest.mark.parametrize("masking", FORMS)
 @pytest.mark.parametrize("dtype", DTYPES)
 @pytest.mark.parametrize("device", DEVICES)
-def test_a_crystal_does_not_depend_on_its_batch(device, dtype, masking):
-    case = problem([5, 130, 1, 17]).to(device, dtype)
+@pytest.mark.parametrize(
+    "sizes", [[5, 130, 1, 17], [20] * 210], ids=["ragged", "several blocks of the backward pass"]
+)
+def test_a_crystal_does_not_depend_on_its_batch(sizes, device, dtype, masking):
+    case = problem(sizes).to(device, dtype)
     x, q = case.run(0.05, masking)
     a = case.element_logits.detach().requires_grad_()
     w = case.pattern_logits.detach().requires_grad_()
