@@ -275,8 +275,8 @@ struct SoftmaxSite {
         return Paper ? exp2_nonpositive(-highest, rate) : T(0);
     }
 
-    // Logits above `highest` count as that. (What is stored between other reads costs a reload of
-    // each: rows are worked out in registers, then stored.)
+    // Logits above `highest` count as that. (A row is stored when it is ready: after each store the
+    // compiler would load again what it has read before.)
     SMOACS_LANES void exponentiate(T highest, Numerators& to) const {
         const T forbidden = to.forbidden;
         Parts parts;
