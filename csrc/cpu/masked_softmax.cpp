@@ -63,8 +63,8 @@ void masked_softmax_backward(const SoftmaxBatch<T>& batch, bool paper, const T* 
                            dots, grad_element_logits);
     });
     share(batch.n_crystals, threads_for(batch), [&](std::int64_t first, std::int64_t last) {
-        kSites<T>.gather(batch, paper, first, last, weights, dots, grad_weights,
-                         grad_pattern_logits);
+        kSites<T>.pattern_gradients(batch, paper, first, last, weights, dots, grad_weights,
+                                    grad_pattern_logits);
     });
 }
 

@@ -195,8 +195,9 @@ void backward(const SoftmaxBatch<T>& batch, bool paper, std::int64_t first, std:
 }
 
 template <typename T>
-void gather(const SoftmaxBatch<T>& batch, bool paper, std::int64_t first, std::int64_t last,
-            const T* weights, const T* dots, const T* grad_weights, T* grad_logits) {
+void pattern_gradients(const SoftmaxBatch<T>& batch, bool paper, std::int64_t first,
+                       std::int64_t last, const T* weights, const T* dots, const T* grad_weights,
+                       T* grad_logits) {
     for (std::int64_t c = first; c < last; ++c) {
         if (paper) {
             pattern_gradient<true>(batch, c, weights, dots, grad_weights, grad_logits);
@@ -210,7 +211,7 @@ void gather(const SoftmaxBatch<T>& batch, bool paper, std::int64_t first, std::i
 
 template <typename T>
 SiteKernels<T> SMOACS_SITE_KERNELS() {
-    return {weigh<T>, forward<T>, backward<T>, gather<T>};
+    return {weigh<T>, forward<T>, backward<T>, pattern_gradients<T>};
 }
 
 template SiteKernels<float> SMOACS_SITE_KERNELS();

@@ -17,8 +17,9 @@ struct SiteKernels {
                      std::int64_t last, const T* composition, const T* weights, const T* kept,
                      const T* grad_composition, T* dots, T* grad_logits);
     // Writes the gradients to the pattern logits of some crystals, whose sites' dots are known.
-    void (*gather)(const SoftmaxBatch<T>& batch, bool paper, std::int64_t first, std::int64_t last,
-                   const T* weights, const T* dots, const T* grad_weights, T* grad_logits);
+    void (*pattern_gradients)(const SoftmaxBatch<T>& batch, bool paper, std::int64_t first,
+                              std::int64_t last, const T* weights, const T* dots,
+                              const T* grad_weights, T* grad_logits);
 };
 
 template <typename T>
