@@ -337,71 +337,71 @@ void table_backward(const Lookup& in, Address grad, Address by_first, Address st
 
 // Terms and what the attention to them depends on, as Python gives them.
 struct LatticeInputs {
-    std::int64_t n_atoms, n_terms, n_pairs, n_heads, n_functions;
-    Address first_term, term_count, first_pair, pair_count, pair, lengths, squares;
+    std::int64_t n_atoms, n_crystals, n_terms, n_heads, head_width, n_functions;
+    Address ptr, first_term, image_of, lengths, squares;
     std::optional<Address> reach;
-    Address pair_logits, decay, centers;
+    Address vectors, decay, added, centers;
     double width;
 
-    std::int64_t of_pairs() const { return n_pairs * n_heads; }
-    std::int64_t of_atoms() const { return n_atoms * n_heads; }
-    std::int64_t of_functions() const { return of_atoms() * n_functions; }
+    std::int64_t of_heads() const { return n_atoms * n_heads; }
+    std::int64_t of_rows() const { return of_heads() * head_width; }
+    std::int64_t of_functions() const { return of_heads() * n_functions; }
 
     template <typename T>
     cpu::LatticeSum<T> sum() const {
         require_size(n_atoms, "n_atoms");
+        require_size(n_crystals, "n_crystals");
         require_size(n_terms, "n_terms");
-        require_size(n_pairs, "n_pairs");
         require(n_heads >= 1, "there must be at least one head");
+        require(head_width >= 1, "heads must be at least one number wide");
         require(n_functions >= 1, "there must be at least one radial function");
         require(width > 0, "width must be positive");
         return {n_atoms,
+                n_crystals,
                 n_terms,
-                n_pairs,
                 n_heads,
+                head_width,
                 n_functions,
-                pointer<const std::int64_t>(first_term, n_atoms, "first_term"),
-                pointer<const std::int64_t>(term_count, n_atoms, "term_count"),
-                pointer<const std::int64_t>(first_pair, n_atoms, "first_pair"),
-                pointer<const std::int64_t>(pair_count, n_atoms, "pair_count"),
-                pointer<const std::int64_t>(pair, n_terms, "pair"),
+                pointer<const std::int64_t>(ptr, n_crystals + 1, "ptr"),
+                pointer<const std::int64_t>(first_term, n_atoms + 1, "first_term"),
+                pointer<const std::int64_t>(image_of, n_terms, "image_of"),
                 pointer<const T>(lengths, n_terms, "lengths"),
                 pointer<const T>(squares, n_terms, "squares"),
                 reach ? pointer<const T>(*reach, n_terms, "reach") : nullptr,
-                pointer<const T>(pair_logits, of_pairs(), "pair_logits"),
-                pointer<const T>(decay, of_atoms(), "decay"),
+                pointer<const T>(vectors, 3 * of_rows(), "vectors"),
+                pointer<const T>(decay, of_heads(), "decay"),
+                pointer<const T>(added, n_functions * head_width * n_heads, "added"),
                 pointer<const T>(centers, n_functions, "centers"),
                 static_cast<T>(width)};
     }
 };
 
-void lattice_attention(const LatticeInputs& in, Address weights, Address radial, Address level,
-                       const std::string& dtype, const Stream& stream) {
+void lattice_attention(const LatticeInputs& in, Address out, Address level,
+                       std::optional<Address> radial, const std::string& dtype,
+                       const Stream& stream) {
     require(!stream, "lattice attention runs on the CPU only");
     with_float_type(dtype, [&](auto zero) {
         using T = decltype(zero);
-        cpu::lattice_attention<T>({in.sum<T>(), pointer<T>(weights, in.of_pairs(), "weights"),
-                                   pointer<T>(radial, in.of_functions(), "radial"),
-                                   pointer<T>(level, in.of_atoms(), "level")});
+        cpu::lattice_attention<T>(
+            {in.sum<T>(), pointer<T>(out, in.of_rows(), "out"),
+             pointer<T>(level, in.of_heads(), "level"),
+             radial ? pointer<T>(*radial, in.of_functions(), "radial") : nullptr});
     });
 }
 
-void lattice_attention_backward(const LatticeInputs& in, Address weights, Address radial,
-                                Address level, Address grad_weights, Address grad_radial,
-                                Address grad_logits, Address grad_decay, Address grad_lengths,
-                                Address grad_squares, const std::string& dtype,
-                                const Stream& stream) {
+void lattice_attention_backward(const LatticeInputs& in, Address out, Address level,
+                                Address grad_out, Address grad_vectors, Address grad_decay,
+                                Address grad_lengths, Address grad_squares,
+                                const std::string& dtype, const Stream& stream) {
     require(!stream, "lattice attention runs on the CPU only");
     with_float_type(dtype, [&](auto zero) {
         using T = decltype(zero);
         cpu::lattice_attention_backward<T>(
-            {in.sum<T>(), pointer<const T>(weights, in.of_pairs(), "weights"),
-             pointer<const T>(radial, in.of_functions(), "radial"),
-             pointer<const T>(level, in.of_atoms(), "level"),
-             pointer<const T>(grad_weights, in.of_pairs(), "grad_weights"),
-             pointer<const T>(grad_radial, in.of_functions(), "grad_radial"),
-             pointer<T>(grad_logits, in.of_pairs(), "grad_logits"),
-             pointer<T>(grad_decay, in.of_atoms(), "grad_decay"),
+            {in.sum<T>(), pointer<const T>(out, in.of_rows(), "out"),
+             pointer<const T>(level, in.of_heads(), "level"),
+             pointer<const T>(grad_out, in.of_rows(), "grad_out"),
+             pointer<T>(grad_vectors, 3 * in.of_rows(), "grad_vectors"),
+             pointer<T>(grad_decay, in.of_heads(), "grad_decay"),
              pointer<T>(grad_lengths, in.n_terms, "grad_lengths"),
              pointer<T>(grad_squares, in.n_terms, "grad_squares")});
     });
@@ -483,21 +483,20 @@ void bind_layers(py::module_& m) {
           py::arg("stream").none(true), Release());
 
     py::class_<LatticeInputs>(m, "LatticeSum")
-        .def(py::init<std::int64_t, std::int64_t, std::int64_t, std::int64_t, std::int64_t, Address,
-                      Address, Address, Address, Address, Address, Address, std::optional<Address>,
-                      Address, Address, Address, double>(),
-             py::kw_only(), py::arg("n_atoms"), py::arg("n_terms"), py::arg("n_pairs"),
-             py::arg("n_heads"), py::arg("n_functions"), py::arg("first_term"),
-             py::arg("term_count"), py::arg("first_pair"), py::arg("pair_count"), py::arg("pair"),
-             py::arg("lengths"), py::arg("squares"), py::arg("reach").none(true),
-             py::arg("pair_logits"), py::arg("decay"), py::arg("centers"), py::arg("width"));
-    m.def("lattice_attention", &lattice_attention, py::arg("sum"), py::kw_only(),
-          py::arg("weights"), py::arg("radial"), py::arg("level"), py::arg("dtype"),
+        .def(py::init<std::int64_t, std::int64_t, std::int64_t, std::int64_t, std::int64_t,
+                      std::int64_t, Address, Address, Address, Address, Address,
+                      std::optional<Address>, Address, Address, Address, Address, double>(),
+             py::kw_only(), py::arg("n_atoms"), py::arg("n_crystals"), py::arg("n_terms"),
+             py::arg("n_heads"), py::arg("head_width"), py::arg("n_functions"), py::arg("ptr"),
+             py::arg("first_term"), py::arg("image_of"), py::arg("lengths"), py::arg("squares"),
+             py::arg("reach").none(true), py::arg("vectors"), py::arg("decay"), py::arg("added"),
+             py::arg("centers"), py::arg("width"));
+    m.def("lattice_attention", &lattice_attention, py::arg("sum"), py::kw_only(), py::arg("out"),
+          py::arg("level"), py::arg("radial").none(true), py::arg("dtype"),
           py::arg("stream").none(true), Release());
     m.def("lattice_attention_backward", &lattice_attention_backward, py::arg("sum"), py::kw_only(),
-          py::arg("weights"), py::arg("radial"), py::arg("level"), py::arg("grad_weights"),
-          py::arg("grad_radial"), py::arg("grad_logits"), py::arg("grad_decay"),
-          py::arg("grad_lengths"), py::arg("grad_squares"), py::arg("dtype"),
+          py::arg("out"), py::arg("level"), py::arg("grad_out"), py::arg("grad_vectors"),
+          py::arg("grad_decay"), py::arg("grad_lengths"), py::arg("grad_squares"), py::arg("dtype"),
           py::arg("stream").none(true), Release());
 }
 

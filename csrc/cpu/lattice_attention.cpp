@@ -4,331 +4,289 @@
 #include <cmath>
 #include <limits>
 #include <stdexcept>
+#include <utility>
 
 #include "core/math.h"
+#include "core/ragged.h"
 #include "core/row.h"
 #include "cpu/buffer.h"
+#include "cpu/gaussian_window.h"
+#include "cpu/heads.h"
 #include "cpu/threads.h"
 
 namespace smoacs::cpu {
 
 namespace {
 
-// Heads at a time: one vector of doubles.
-constexpr int kHeads = 8;
 // Atoms that a thread takes at a time.
 constexpr std::int64_t kAtoms = 16;
 // Fewer terms times heads than this per thread are not worth waking it.
 constexpr std::int64_t kWorkPerThread = 1 << 12;
-constexpr double kLog2E = 1.4426950408889634;
 
-// Gaussians, and weights as parts of an atom's largest or of its sum, that are below this power of
-// 2 count as nothing: 1.5e-11 in single precision, 8e-22 in double.
-template <typename T>
-constexpr T kLeastPower = sizeof(T) == sizeof(float) ? T(-36) : T(-70);
-// Gaussians at a time, as many as fill the widest register.
-template <typename T>
-constexpr int kStep = 64 / sizeof(T);
+enum Vector { kQuery, kKey, kValue };
 
-// A number for each of eight heads. (In arrays the compiler would not keep sums in registers.)
-template <typename T>
-using Heads = typename Pack<T, kHeads>::type;
+// Eight heads of an atom, or as many as are left.
+template <typename T, bool kAll>
+struct Part {
+    const LatticeSum<T>& sum;
+    std::int64_t atom, head;
+    int n_left;
+    std::int64_t crystal, first_atom, n_atoms;  // of its crystal
 
-template <typename T>
-SMOACS_HD Heads<T> broadcast(T value) {
-    Heads<T> out;
-    for (int h = 0; h < kHeads; ++h) out[h] = value;
-    return out;
-}
+    SMOACS_HD int n() const { return kAll ? kHeads : n_left; }
 
-// The first n; the others are zero.
-template <typename T>
-SMOACS_HD Heads<T> load(const T* from, int n) {
-    Heads<T> out{};
-    if (n == kHeads) {
-        memcpy(&out, from, sizeof out);
-    } else {
-        for (int h = 0; h < n; ++h) out[h] = from[h];
+    SMOACS_HD std::int64_t own() const { return atom - first_atom; }
+
+    // The same heads of arrays (A, H) and (A, D, H).
+    template <typename U>
+    SMOACS_HD U* of_heads(U* values) const {
+        return values + atom * sum.n_heads + head;
     }
-    return out;
-}
-
-template <typename T>
-SMOACS_HD void store(const Heads<T>& from, int n, T* to) {
-    if (n == kHeads) {
-        memcpy(to, &from, sizeof from);
-    } else {
-        for (int h = 0; h < n; ++h) to[h] = from[h];
+    template <typename U>
+    SMOACS_HD U* of_row(U* values) const {
+        return values + atom * row_size() + head;
     }
-}
 
-// a b + c
-template <typename H>
-SMOACS_HD H add_product(const H& a, const H& b, const H& c) {
-    H out;
-    for (int h = 0; h < kHeads; ++h) out[h] = multiply_add(a[h], b[h], c[h]);
-    return out;
-}
+    // Rows of all atoms of the crystal.
+    SMOACS_HD Rows<T, kAll> vectors(Vector which) const {
+        const std::int64_t first = (3 * first_atom + which) * row_size();
+        return {sum.vectors + first + head, 3 * row_size(), sum.n_heads, n_left};
+    }
+    SMOACS_HD Rows<T, kAll> rows(const T* values) const {
+        return {values + first_atom * row_size() + head, row_size(), sum.n_heads, n_left};
+    }
 
-struct Larger {
-    template <typename T>
-    SMOACS_HD static void into(T& a, const T& b) {
-        a = a > b ? a : b;
+    SMOACS_HD T* vector(Vector which, T* vectors) const {
+        return vectors + (3 * atom + which) * row_size() + head;
+    }
+
+    SMOACS_HD Rows<T, kAll> added() const {
+        return {sum.added + head, row_size(), sum.n_heads, n_left};
+    }
+
+    SMOACS_HD std::int64_t row_size() const { return sum.head_width * sum.n_heads; }
+
+    SMOACS_HD void take(const Rows<T, kAll>& rows, Heads<T>* row) const {
+        for (std::int64_t d = 0; d < sum.head_width; ++d) row[d] = rows.at(own(), d);
+    }
+    SMOACS_HD void put(const Heads<T>* row, const Heads<T>& factor, T* to) const {
+        for (std::int64_t d = 0; d < sum.head_width; ++d) {
+            store<T>(row[d] * factor, n(), to + d * sum.n_heads);
+        }
     }
 };
 
-template <typename T>
-SMOACS_HD T largest(const Heads<T>& x) {
-    T lane[kHeads];
-    memcpy(lane, &x, sizeof lane);
-    return fold<Larger, kHeads>(lane);
-}
-
-template <typename T>
-SMOACS_HD T total(const Heads<T>& x) {
-    T lane[kHeads];
-    memcpy(lane, &x, sizeof lane);
-    return fold<Sum, kHeads>(lane);
-}
-
-template <typename T>
-SMOACS_HD T exp2_or_nothing(T x) {
-    const T power = exp2_normal(x);  // without a branch, so that loops become vector code
-    return x < kLeastPower<T> ? T(0) : power;
-}
-
-template <typename T>
-SMOACS_HD Heads<T> exp2_or_nothing(const Heads<T>& x) {
-    T lane[kHeads];
-    memcpy(lane, &x, sizeof lane);
-    for (int h = 0; h < kHeads; ++h) lane[h] = exp2_or_nothing(lane[h]);
-    Heads<T> out;
-    memcpy(&out, lane, sizeof lane);
-    return out;
-}
-
-// The Gaussians that count at one length: a window of those that there are, and of some more past
-// the end if there are too few.
-template <typename T>
-class Window {
-  public:
-    explicit Window(const LatticeSum<T>& sum) {
-        const std::int64_t n = sum.n_functions;
-        const T spacing = n > 1 ? (sum.centers[n - 1] - sum.centers[0]) / T(n - 1) : sum.width;
-        for (std::int64_t k = 0; k < n; ++k) {
-            const T expected = sum.centers[0] + T(k) * spacing;
-            if (!(spacing > 0 && std::fabs(sum.centers[k] - expected) < T(1e-3) * spacing)) {
-                throw std::invalid_argument("centers must ascend by even steps");
-            }
-        }
-        const double reach = std::sqrt(-2 * kLeastPower<T> / kLog2E) * sum.width;
-        const auto whole_steps = [](double k) {
-            return static_cast<std::int64_t>(std::ceil(k / kStep<T>)) * kStep<T>;
-        };
-        size_ = whole_steps(std::min(2 * reach / spacing, static_cast<double>(n)));
-        n_ = std::max(n, size_);
-        per_spacing_ = 1 / spacing;
-        before_ = T(size_ / 2 - 1);
-        last_ = T(n_ - size_);
-        power_ = static_cast<T>(-0.5 * kLog2E / (double(sum.width) * sum.width));
-        centers_.resize(n_);
-        std::copy_n(sum.centers, n, centers_.data());
-        for (std::int64_t k = n; k < n_; ++k) centers_[k] = centers_[k - 1] + spacing;
-    }
-
-    std::int64_t n_functions() const { return n_; }
-    std::int64_t size() const { return size_; }
-
-    // First function; at least size / 2 spacings away from those left out.
-    SMOACS_HD std::int64_t first(T length) const {
-        const T from = (length - centers_[0]) * per_spacing_ - before_;
-        return static_cast<std::int64_t>(from > 0 ? (from < last_ ? from : last_) : T(0));
-    }
-
-    // Their values, and these times the distance of centre and length.
-    SMOACS_HD void values(std::int64_t first, T length, T* basis, T* moments) const {
-        const T* const centers = centers_.data() + first;
-        const T power = power_;
-        for (std::int64_t k = 0; k < size_; k += kStep<T>) {
-            SMOACS_INDEPENDENT
-            for (int j = 0; j < kStep<T>; ++j) {
-                const T away = centers[k + j] - length;
-                const T value = exp2_or_nothing(power * (away * away));
-                basis[k + j] = value;
-                moments[k + j] = value * away;
-            }
-        }
-    }
-
-  private:
-    std::int64_t n_, size_;
-    T per_spacing_, before_, last_, power_;
-    Buffer<T> centers_;
-};
-
-// What one thread needs for eight heads of one atom.
+// What one thread needs for a part.
 template <typename T>
 struct Scratch {
-    Buffer<Heads<T>> logits, pairs, outer, terms, functions;
+    Buffer<Heads<T>> row, sums;                      // (D)
+    Buffer<Heads<T>> logits, weights, grads, outer;  // by atom of the crystal
+    Buffer<Heads<T>> terms, functions;
     Buffer<std::int64_t> kept;
     Buffer<T> basis, moments;
 
-    Scratch(const LatticeSum<T>& sum, const Window<T>& window) {
-        std::int64_t pair_count = 0, term_count = 0;
-        for (std::int64_t a = 0; a < sum.n_atoms; ++a) {
-            pair_count = std::max(pair_count, sum.pair_count[a]);
-            term_count = std::max(term_count, sum.term_count[a]);
+    Scratch(const LatticeSum<T>& sum, const GaussianWindow<T>& window) {
+        std::int64_t n_atoms = 0, n_terms = 0;
+        for (std::int64_t c = 0; c < sum.n_crystals; ++c) {
+            n_atoms = std::max(n_atoms, sum.ptr[c + 1] - sum.ptr[c]);
         }
-        logits.resize(pair_count);
-        pairs.resize(pair_count);
-        outer.resize(pair_count);
-        terms.resize(term_count);
-        kept.resize(term_count);
+        for (std::int64_t a = 0; a < sum.n_atoms; ++a) {
+            n_terms = std::max(n_terms, sum.first_term[a + 1] - sum.first_term[a]);
+        }
+        for (auto* values : {&row, &sums}) values->resize(sum.head_width);
+        for (auto* values : {&logits, &weights, &grads, &outer}) values->resize(n_atoms);
+        terms.resize(n_terms + 1);
+        kept.resize(n_terms + 1);
         functions.resize(window.n_functions());
         basis.resize(window.size());
         moments.resize(window.size());
     }
 };
 
-// Eight heads of an atom, or as many as are left.
-struct Part {
-    std::int64_t atom, head;
-    int n;
-};
-
-// Exponents to base 2 of an atom's terms.
-template <typename T>
-class Exponents {
+// The terms of an atom, the atom itself last since it weighs most.
+template <typename T, bool kAll>
+class Terms {
   public:
-    SMOACS_HD Exponents(const LatticeSum<T>& sum, const Part& part, const Heads<T>* logits)
-        : sum_(sum), logits_(logits), first_pair_(sum.first_pair[part.atom]) {
-        decay = load(sum.decay + part.atom * sum.n_heads + part.head, part.n);
+    SMOACS_HD Terms(const Part<T, kAll>& part, const Heads<T>* logits)
+        : part_(part),
+          sum_(part.sum),
+          logits_(logits),
+          first_(sum_.first_term[part.atom]),
+          itself_(sum_.first_term[part.atom + 1] - first_) {
+        decay = load(part.of_heads(sum_.decay), part.n());
         power_ = decay * T(kLog2E);
         sigma_ = broadcast(std::numeric_limits<T>::infinity());
-        for (int h = 0; h < part.n; ++h) sigma_[h] = std::sqrt(T(-0.5) / decay[h]);
+        for (int h = 0; h < part.n(); ++h) sigma_[h] = std::sqrt(T(-0.5) / decay[h]);
     }
 
-    SMOACS_HD std::int64_t pair(std::int64_t term) const { return sum_.pair[term] - first_pair_; }
+    SMOACS_HD std::int64_t size() const { return itself_ + 1; }
+    SMOACS_HD bool is_itself(std::int64_t t) const { return t == itself_; }
+    SMOACS_HD std::int64_t number(std::int64_t t) const { return first_ + t; }
 
-    SMOACS_HD Heads<T> of(std::int64_t term, std::int64_t pair) const {
-        const Heads<T> exponent = add_product(power_, broadcast(sum_.squares[term]), logits_[pair]);
-        if (sum_.reach == nullptr) return exponent;
-        return sigma_ > sum_.reach[term] ? exponent
-                                         : broadcast(-std::numeric_limits<T>::infinity());
+    // Which atom of the crystal it is an image of.
+    SMOACS_HD std::int64_t atom(std::int64_t t) const {
+        return is_itself(t) ? part_.own() : sum_.image_of[number(t)] - part_.first_atom;
+    }
+    SMOACS_HD T length(std::int64_t t) const { return is_itself(t) ? 0 : sum_.lengths[number(t)]; }
+    SMOACS_HD T square(std::int64_t t) const { return is_itself(t) ? 0 : sum_.squares[number(t)]; }
+
+    // To base 2.
+    SMOACS_HD Heads<T> exponent(std::int64_t t) const {
+        const Heads<T> exponent = add_product(power_, broadcast(square(t)), logits_[atom(t)]);
+        if (sum_.reach == nullptr || is_itself(t)) return exponent;
+        return sigma_ > sum_.reach[number(t)] ? exponent
+                                              : broadcast(-std::numeric_limits<T>::infinity());
     }
 
     Heads<T> decay;
 
   private:
+    const Part<T, kAll>& part_;
     const LatticeSum<T>& sum_;
     const Heads<T>* logits_;
-    std::int64_t first_pair_;
+    std::int64_t first_, itself_;
     Heads<T> power_, sigma_;
 };
 
 template <typename T>
-SMOACS_HD void forward_part(const LatticeAttentionJob<T>& job, const Window<T>& window,
-                            const Part& part, Scratch<T>& scratch) {
+SMOACS_HD T scale(const LatticeSum<T>& sum) {
+    return static_cast<T>(1 / std::sqrt(static_cast<double>(sum.head_width)));
+}
+
+// Logits to base 2 of the pairs with all atoms of the crystal, less the level.
+template <typename T, bool kAll>
+SMOACS_HD void pair_logits(const Part<T, kAll>& part, const Heads<T>& level, Scratch<T>& scratch) {
+    Heads<T>*const query = scratch.row.data(), *const logits = scratch.logits.data();
+    const Rows<T, kAll> keys = part.vectors(kKey);
+    const std::int64_t head_width = part.sum.head_width;
+    const T factor = scale(part.sum) * T(kLog2E);
+    part.take(part.vectors(kQuery), query);
+    for (std::int64_t b = 0; b < part.n_atoms; ++b) {
+        logits[b] = keys.dot(query, b, head_width) * factor - level;
+    }
+}
+
+template <typename T, bool kAll>
+SMOACS_HD void forward_part(const LatticeAttentionJob<T>& job, const GaussianWindow<T>& window,
+                            const Part<T, kAll>& part, Scratch<T>& scratch) {
     const auto& sum = job.sum;
-    const std::int64_t heads = sum.n_heads, n_pairs = sum.pair_count[part.atom];
-    const std::int64_t n_terms = sum.term_count[part.atom], first = sum.first_term[part.atom];
-    const std::int64_t pair_row = sum.first_pair[part.atom] * heads + part.head;
-    Heads<T>*const logits = scratch.logits.data(), *const pairs = scratch.pairs.data();
-    Heads<T>*const terms = scratch.terms.data(), *const functions = scratch.functions.data();
+    Heads<T>*const weights = scratch.weights.data(), *const exps = scratch.terms.data();
+    Heads<T>*const functions = scratch.functions.data(), *const out = scratch.sums.data();
     std::int64_t* const kept = scratch.kept.data();
     T* const basis = scratch.basis.data();
-    for (std::int64_t p = 0; p < n_pairs; ++p) {
-        logits[p] = load(sum.pair_logits + pair_row + p * heads, part.n) * T(kLog2E);
-        pairs[p] = broadcast(T(0));
-    }
-    const Exponents<T> exponents(sum, part, logits);
+    pair_logits(part, broadcast(T(0)), scratch);
+    std::fill_n(weights, part.n_atoms, broadcast(T(0)));
+    const Terms<T, kAll> terms(part, scratch.logits.data());
     Heads<T> top = broadcast(-std::numeric_limits<T>::infinity());
-    for (std::int64_t t = 0; t < n_terms; ++t) {
-        terms[t] = exponents.of(first + t, exponents.pair(first + t));
-        top = terms[t] > top ? terms[t] : top;
+    for (std::int64_t t = 0; t < terms.size(); ++t) {
+        exps[t] = terms.exponent(t);
+        top = exps[t] > top ? exps[t] : top;
     }
     Heads<T> norm = broadcast(T(0));
     std::int64_t n_kept = 0;
-    for (std::int64_t t = 0; t < n_terms; ++t) {
-        const Heads<T> exponent = terms[t] - top;
-        terms[t] = exp2_or_nothing<T>(exponent);
-        norm += terms[t];
-        pairs[exponents.pair(first + t)] += terms[t];
+    for (std::int64_t t = 0; t < terms.size(); ++t) {
+        const Heads<T> exponent = exps[t] - top;
+        exps[t] = exp2_or_nothing<T>(exponent);
+        norm += exps[t];
+        weights[terms.atom(t)] += exps[t];
         kept[n_kept] = t;
         n_kept += largest<T>(exponent) > kLeastPower<T>;
     }
-    for (std::int64_t k = 0; k < window.n_functions(); ++k) functions[k] = broadcast(T(0));
+    std::fill_n(functions, window.n_functions(), broadcast(T(0)));
     for (std::int64_t i = 0; i < n_kept; ++i) {
-        const T length = sum.lengths[first + kept[i]];
+        const T length = terms.length(kept[i]);
         const std::int64_t begin = window.first(length);
         window.values(begin, length, basis, scratch.moments.data());
-        const Heads<T> weight = terms[kept[i]];
+        const Heads<T> weight = exps[kept[i]];
         for (std::int64_t k = 0; k < window.size(); ++k) {
             functions[begin + k] = add_product(weight, broadcast(basis[k]), functions[begin + k]);
         }
     }
+    std::fill_n(out, sum.head_width, broadcast(T(0)));
+    const auto weight = [=](std::int64_t b) SMOACS_INLINE { return weights[b]; };
+    const auto function = [=](std::int64_t k) SMOACS_INLINE { return functions[k]; };
+    part.vectors(kValue).add_to(out, part.n_atoms, weight, sum.head_width);
+    part.added().add_to(out, sum.n_functions, function, sum.head_width);
     const Heads<T> share = T(1) / norm;
+    part.put(out, share, part.of_row(job.out));
     Heads<T> level = top;
-    for (int h = 0; h < part.n; ++h) {
+    for (int h = 0; h < part.n(); ++h) {
         level[h] = static_cast<T>(top[h] + log_positive(norm[h]) * kLog2E);
     }
-    store<T>(level, part.n, job.level + part.atom * heads + part.head);
-    for (std::int64_t p = 0; p < n_pairs; ++p) {
-        store<T>(pairs[p] * share, part.n, job.weights + pair_row + p * heads);
-    }
-    T* const radial = job.radial + (part.atom * heads + part.head) * sum.n_functions;
-    for (int h = 0; h < part.n; ++h) {
-        for (std::int64_t k = 0; k < sum.n_functions; ++k) {
-            radial[h * sum.n_functions + k] = functions[k][h] * share[h];
-        }
+    store<T>(level, part.n(), part.of_heads(job.level));
+    if (job.radial == nullptr) return;
+    for (std::int64_t k = 0; k < sum.n_functions; ++k) {
+        T* const to = job.radial + (part.atom * sum.n_functions + k) * sum.n_heads + part.head;
+        store<T>(functions[k] * share, part.n(), to);
     }
 }
 
+// Of each pair of atoms of a crystal: the weight, and the gradient of the logit.
 template <typename T>
-SMOACS_HD void backward_part(const LatticeGradientJob<T>& job, const Window<T>& window,
-                             const Part& part, Scratch<T>& scratch) {
+class Pairs {
+  public:
+    explicit Pairs(const LatticeSum<T>& sum) {
+        first_.resize(sum.n_crystals);
+        std::int64_t n_pairs = 0;
+        for (std::int64_t c = 0; c < sum.n_crystals; ++c) {
+            const std::int64_t n = sum.ptr[c + 1] - sum.ptr[c];
+            first_[c] = std::exchange(n_pairs, n_pairs + n * n);
+        }
+        weights.resize(n_pairs * sum.n_heads);
+        grads.resize(n_pairs * sum.n_heads);
+    }
+
+    // Place of the part's heads of the pair of the atoms a and b of its crystal.
+    template <bool kAll>
+    SMOACS_HD std::int64_t place(const Part<T, kAll>& part, std::int64_t a, std::int64_t b) const {
+        return (first_[part.crystal] + a * part.n_atoms + b) * part.sum.n_heads + part.head;
+    }
+
+    Buffer<T> weights, grads;
+
+  private:
+    Buffer<std::int64_t> first_;
+};
+
+// Gradients of what belongs to the atom that attends.
+template <typename T, bool kAll>
+SMOACS_HD void backward_part(const LatticeGradientJob<T>& job, const GaussianWindow<T>& window,
+                             Pairs<T>& pairs, const Part<T, kAll>& part, Scratch<T>& scratch) {
     const auto& sum = job.sum;
-    const std::int64_t heads = sum.n_heads, n_pairs = sum.pair_count[part.atom];
-    const std::int64_t first = sum.first_term[part.atom];
-    const std::int64_t end = first + sum.term_count[part.atom];
-    const std::int64_t pair_row = sum.first_pair[part.atom] * heads + part.head;
-    const std::int64_t row = (part.atom * heads + part.head) * sum.n_functions;
-    Heads<T>*const logits = scratch.logits.data(), *const pairs = scratch.pairs.data();
+    const std::int64_t head_width = sum.head_width, n_atoms = part.n_atoms;
+    Heads<T>*const weights = scratch.weights.data(), *const grads = scratch.grads.data();
     Heads<T>*const outer = scratch.outer.data(), *const functions = scratch.functions.data();
-    Heads<T>* const terms = scratch.terms.data();
+    Heads<T>*const exponents = scratch.terms.data(), *const row = scratch.row.data();
+    Heads<T>* const sums = scratch.sums.data();
     std::int64_t* const kept = scratch.kept.data();
     T *const basis = scratch.basis.data(), *const moments = scratch.moments.data();
-    for (std::int64_t k = 0; k < window.n_functions(); ++k) functions[k] = broadcast(T(0));
-    // Mean of the terms' gradients over the softmax, from what was summed up forward.
-    Heads<T> mean = broadcast(T(0));
-    for (int h = 0; h < part.n; ++h) {
-        const T* const grad = job.grad_radial + row + h * sum.n_functions;
-        const T* const radial = job.radial + row + h * sum.n_functions;
-        mean[h] =
-            sum_columns<T>(sum.n_functions, [&](std::int64_t k) { return grad[k] * radial[k]; });
-        for (std::int64_t k = 0; k < sum.n_functions; ++k) functions[k][h] = grad[k];
+    pair_logits(part, load(part.of_heads(job.level), part.n()), scratch);
+    part.take(part.rows(job.grad_out), row);
+    // Mean of the terms' gradients over the softmax.
+    const Heads<T> mean = part.rows(job.out).dot(row, part.own(), head_width);
+    const Rows<T, kAll> values = part.vectors(kValue), added = part.added();
+    for (std::int64_t b = 0; b < n_atoms; ++b) {
+        outer[b] = values.dot(row, b, head_width) - mean;
+        weights[b] = grads[b] = broadcast(T(0));
     }
-    const Heads<T> level = load(job.level + part.atom * heads + part.head, part.n);
-    for (std::int64_t p = 0; p < n_pairs; ++p) {
-        logits[p] = load(sum.pair_logits + pair_row + p * heads, part.n) * T(kLog2E) - level;
-        outer[p] = load(job.grad_weights + pair_row + p * heads, part.n);
-        mean += load(job.weights + pair_row + p * heads, part.n) * outer[p];
-        pairs[p] = broadcast(T(0));
+    for (std::int64_t k = 0; k < sum.n_functions; ++k) {
+        functions[k] = added.dot(row, k, head_width);
     }
-    for (std::int64_t p = 0; p < n_pairs; ++p) outer[p] -= mean;
-    const Exponents<T> exponents(sum, part, logits);
+    std::fill_n(functions + sum.n_functions, window.n_functions() - sum.n_functions,
+                broadcast(T(0)));
+    const Terms<T, kAll> terms(part, scratch.logits.data());
     Heads<T> grad_decay = broadcast(T(0));
     const T per_square = 1 / (sum.width * sum.width);
     std::int64_t n_kept = 0;
-    for (std::int64_t t = first; t < end; ++t) {
-        const Heads<T> exponent = exponents.of(t, exponents.pair(t));
-        terms[n_kept] = exponent;
+    for (std::int64_t t = 0; t < terms.size(); ++t) {
+        const Heads<T> exponent = terms.exponent(t);
+        exponents[n_kept] = exponent;
         kept[n_kept] = t;
         n_kept += largest<T>(exponent) > kLeastPower<T>;
     }
     for (std::int64_t i = 0; i < n_kept; ++i) {
-        const std::int64_t t = kept[i], pair = exponents.pair(t);
-        const T length = sum.lengths[t];
+        const std::int64_t t = kept[i], atom = terms.atom(t);
+        const T length = terms.length(t);
         const std::int64_t begin = window.first(length);
         window.values(begin, length, basis, moments);
         const Heads<T>* const slopes = functions + begin;
@@ -340,69 +298,113 @@ SMOACS_HD void backward_part(const LatticeGradientJob<T>& job, const Window<T>& 
             inner_odd = add_product(slopes[k + 1], broadcast(basis[k + 1]), inner_odd);
             moment_odd = add_product(slopes[k + 1], broadcast(moments[k + 1]), moment_odd);
         }
-        const Heads<T> weight = exp2_or_nothing<T>(terms[i]);
-        const Heads<T> grad = (outer[pair] + (inner + inner_odd)) * weight;
-        pairs[pair] += grad;
-        grad_decay += grad * sum.squares[t];
-        job.grad_lengths[t] += total<T>((moment + moment_odd) * weight) * per_square;
-        job.grad_squares[t] += total<T>(grad * exponents.decay);
+        const Heads<T> weight = exp2_or_nothing<T>(exponents[i]);
+        const Heads<T> grad = (outer[atom] + (inner + inner_odd)) * weight;
+        weights[atom] += weight;
+        grads[atom] += grad;
+        if (terms.is_itself(t)) continue;
+        grad_decay += grad * terms.square(t);
+        const std::int64_t number = terms.number(t);
+        job.grad_lengths[number] += total<T>((moment + moment_odd) * weight) * per_square;
+        job.grad_squares[number] += total<T>(grad * terms.decay);
     }
-    store<T>(grad_decay, part.n, job.grad_decay + part.atom * heads + part.head);
-    for (std::int64_t p = 0; p < n_pairs; ++p) {
-        store<T>(pairs[p], part.n, job.grad_logits + pair_row + p * heads);
+    store<T>(grad_decay, part.n(), part.of_heads(job.grad_decay));
+    for (std::int64_t b = 0; b < n_atoms; ++b) {
+        const std::int64_t place = pairs.place(part, part.own(), b);
+        store<T>(weights[b], part.n(), pairs.weights.data() + place);
+        store<T>(grads[b], part.n(), pairs.grads.data() + place);
     }
+    std::fill_n(sums, head_width, broadcast(T(0)));
+    const auto grad = [=](std::int64_t b) SMOACS_INLINE { return grads[b]; };
+    part.vectors(kKey).add_to(sums, n_atoms, grad, head_width);
+    part.put(sums, broadcast(scale(sum)), part.vector(kQuery, job.grad_vectors));
 }
 
-template <typename T>
-SMOACS_CLONES void run_part(const LatticeAttentionJob<T>& job, const Window<T>& window,
-                            const Part& part, Scratch<T>& scratch) {
+// Gradients of what belongs to the atom that is attended to.
+template <typename T, bool kAll>
+SMOACS_HD void image_part(const LatticeGradientJob<T>& job, const Pairs<T>& pairs,
+                          const Part<T, kAll>& part, Scratch<T>& scratch) {
+    const std::int64_t head_width = job.sum.head_width;
+    Heads<T>* const sums = scratch.sums.data();
+    const auto of = [&](const Buffer<T>& values) SMOACS_INLINE {
+        const T* const all = values.data();
+        return [&pairs, &part, all](std::int64_t a)
+                   SMOACS_INLINE { return load(all + pairs.place(part, a, part.own()), part.n()); };
+    };
+    std::fill_n(sums, head_width, broadcast(T(0)));
+    part.vectors(kQuery).add_to(sums, part.n_atoms, of(pairs.grads), head_width);
+    part.put(sums, broadcast(scale(job.sum)), part.vector(kKey, job.grad_vectors));
+    std::fill_n(sums, head_width, broadcast(T(0)));
+    part.rows(job.grad_out).add_to(sums, part.n_atoms, of(pairs.weights), head_width);
+    part.put(sums, broadcast(T(1)), part.vector(kValue, job.grad_vectors));
+}
+
+template <typename T, bool kAll>
+SMOACS_CLONES void run_forward(const LatticeAttentionJob<T>& job, const GaussianWindow<T>& window,
+                               const Part<T, kAll>& part, Scratch<T>& scratch) {
     forward_part(job, window, part, scratch);
 }
 
-template <typename T>
-SMOACS_CLONES void run_part(const LatticeGradientJob<T>& job, const Window<T>& window,
-                            const Part& part, Scratch<T>& scratch) {
-    backward_part(job, window, part, scratch);
+template <typename T, bool kAll>
+SMOACS_CLONES void run_backward(const LatticeGradientJob<T>& job, const GaussianWindow<T>& window,
+                                Pairs<T>& pairs, const Part<T, kAll>& part, Scratch<T>& scratch) {
+    backward_part(job, window, pairs, part, scratch);
+}
+
+template <typename T, bool kAll>
+SMOACS_CLONES void run_images(const LatticeGradientJob<T>& job, const Pairs<T>& pairs,
+                              const Part<T, kAll>& part, Scratch<T>& scratch) {
+    image_part(job, pairs, part, scratch);
 }
 
 template <typename T>
 void check(const LatticeSum<T>& sum) {
-    bool good = true;
-    for (std::int64_t a = 0; a < sum.n_atoms && good; ++a) {
-        const std::int64_t term = sum.first_term[a], pair = sum.first_pair[a];
-        const std::int64_t terms = sum.term_count[a], pairs = sum.pair_count[a];
-        good = term >= 0 && terms >= 1 && terms <= sum.n_terms - term && pair >= 0 && pairs >= 1 &&
-               pairs <= sum.n_pairs - pair;
-        if (!good) break;
-        for (std::int64_t t = term; t < term + terms; ++t) {
-            good &= sum.pair[t] >= pair && sum.pair[t] < pair + pairs;
+    const std::int64_t *const ptr = sum.ptr, *const first = sum.first_term;
+    bool good = ptr[0] == 0 && ptr[sum.n_crystals] == sum.n_atoms && first[0] == 0 &&
+                first[sum.n_atoms] == sum.n_terms &&
+                std::is_sorted(ptr, ptr + sum.n_crystals + 1) &&
+                std::is_sorted(first, first + sum.n_atoms + 1);
+    if (!good) throw std::invalid_argument("offsets of atoms or terms do not ascend to the last");
+    for (std::int64_t c = 0; c < sum.n_crystals; ++c) {
+        for (std::int64_t t = first[ptr[c]]; t < first[ptr[c + 1]]; ++t) {
+            good &= sum.image_of[t] >= ptr[c] && sum.image_of[t] < ptr[c + 1];
         }
     }
-    if (!good) throw std::invalid_argument("terms or pairs of an atom are not there");
+    if (!good) throw std::invalid_argument("a term is no image of an atom of its crystal");
 }
 
-template <typename T, typename Job>
-void run(const Job& job) {
-    const LatticeSum<T>& sum = job.sum;
-    if (sum.n_atoms == 0) return;
-    const Window<T> window(sum);
-    const std::int64_t n = (sum.n_atoms + kAtoms - 1) / kAtoms;
+// Calls each of `passes`, one after the other, with all parts and a thread's scratch.
+template <typename T, typename... Passes>
+void run(const LatticeSum<T>& sum, const GaussianWindow<T>& window, Passes&&... passes) {
+    const std::int64_t n_blocks = (sum.n_atoms + kAtoms - 1) / kAtoms;
     const int threads = num_threads(sum.n_terms * sum.n_heads / kWorkPerThread);
 #pragma omp parallel num_threads(threads) if (threads > 1)
     {
         Scratch<T> scratch(sum, window);
+        const auto run_pass = [&](auto&& pass) {
 #pragma omp for schedule(dynamic)
-        for (std::int64_t i = 0; i < n; ++i) {
-            const std::int64_t end = std::min(sum.n_atoms, (i + 1) * kAtoms);
-            for (std::int64_t a = i * kAtoms; a < end; ++a) {
-                for (std::int64_t h = 0; h < sum.n_heads; h += kHeads) {
-                    const int count =
-                        static_cast<int>(std::min<std::int64_t>(kHeads, sum.n_heads - h));
-                    run_part(job, window, {a, h, count}, scratch);
+            for (std::int64_t block = 0; block < n_blocks; ++block) {
+                const std::int64_t end = std::min(sum.n_atoms, (block + 1) * kAtoms);
+                for (std::int64_t a = block * kAtoms; a < end; ++a) {
+                    const std::int64_t c = group_of(sum.ptr, sum.n_crystals, a);
+                    const std::int64_t first = sum.ptr[c], n_atoms = sum.ptr[c + 1] - first;
+                    std::int64_t h = 0;
+                    for (; h + kHeads <= sum.n_heads; h += kHeads) {
+                        pass(Part<T, true>{sum, a, h, kHeads, c, first, n_atoms}, scratch);
+                    }
+                    if (const auto left = static_cast<int>(sum.n_heads - h); left > 0) {
+                        pass(Part<T, false>{sum, a, h, left, c, first, n_atoms}, scratch);
+                    }
                 }
             }
-        }
+        };
+        (run_pass(passes), ...);
     }
+}
+
+template <typename T>
+GaussianWindow<T> window_of(const LatticeSum<T>& sum) {
+    return {sum.centers, sum.n_functions, sum.width};
 }
 
 }  // namespace
@@ -410,12 +412,21 @@ void run(const Job& job) {
 template <typename T>
 void lattice_attention(const LatticeAttentionJob<T>& job) {
     check(job.sum);
-    run<T>(job);
+    const GaussianWindow<T> window = window_of(job.sum);
+    run(job.sum, window,
+        [&](const auto& part, Scratch<T>& scratch) { run_forward(job, window, part, scratch); });
 }
 
 template <typename T>
 void lattice_attention_backward(const LatticeGradientJob<T>& job) {
-    run<T>(job);
+    const GaussianWindow<T> window = window_of(job.sum);
+    Pairs<T> pairs(job.sum);
+    run(
+        job.sum, window,
+        [&](const auto& part, Scratch<T>& scratch) {
+            run_backward(job, window, pairs, part, scratch);
+        },
+        [&](const auto& part, Scratch<T>& scratch) { run_images(job, pairs, part, scratch); });
 }
 
 #define SMOACS_INSTANTIATE(T)                                       \

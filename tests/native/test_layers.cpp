@@ -422,111 +422,127 @@ void convolutions_do_not_depend_on_the_work_plan() {
 
 // --- Lattice attention ---------------------------------------------------------------------------
 
+// Crystals of three atoms, and one without any.
 template <typename T>
 struct Lattice {
+    static constexpr std::int64_t kHeadWidth = 5;
     std::int64_t atoms, heads, functions;
-    std::vector<std::int64_t> first_term, term_count, first_pair, pair_count, pair;
-    std::vector<T> lengths, squares, reach, logits, decay, centers;
-    std::vector<T> weights, radial, level, grad_weights, grad_radial;
-    std::vector<T> grad_logits, grad_decay, grad_lengths, grad_squares;
+    std::vector<std::int64_t> ptr, first_term, image_of;
+    std::vector<T> lengths, squares, reach, vectors, decay, added, centers;
+    std::vector<T> out, level, radial, grad_out;
+    std::vector<T> grad_vectors, grad_decay, grad_lengths, grad_squares;
 
-    Lattice(std::int64_t atoms, std::int64_t heads, std::int64_t functions)
-        : atoms(atoms), heads(heads), functions(functions) {
+    Lattice(std::int64_t crystals, std::int64_t heads, std::int64_t functions)
+        : atoms(3 * crystals), heads(heads), functions(functions) {
+        for (std::int64_t c = 0; c <= crystals; ++c) ptr.push_back(3 * c);
+        ptr.push_back(atoms);
         for (std::int64_t a = 0; a < atoms; ++a) {
-            first_term.push_back(static_cast<std::int64_t>(pair.size()));
-            first_pair.push_back(3 * a);
-            pair_count.push_back(3);
-            term_count.push_back(1 + 5 * a % 17);
-            for (std::int64_t t = 0; t < term_count[a]; ++t) {
-                pair.push_back(3 * a + t * t % 3);
-                reach.push_back(T(t % 4 == 3 ? 0.9 : 0));  // each atom sees one at least
+            first_term.push_back(static_cast<std::int64_t>(image_of.size()));
+            for (std::int64_t t = 0; t < 5 * a % 17; ++t) {
+                image_of.push_back(a - a % 3 + t * t % 3);
+                reach.push_back(T(t % 4 == 3 ? 0.9 : 0));
             }
         }
-        const auto terms = static_cast<std::int64_t>(pair.size());
-        for (std::int64_t t = 0; t < terms; ++t) {
+        first_term.push_back(static_cast<std::int64_t>(image_of.size()));
+        for (std::int64_t t = 0; t < first_term.back(); ++t) {
             lengths.push_back(T(std::fabs(4.5 * std::sin(1.0 + t))));
             squares.push_back(lengths[t] * lengths[t] * T(1.1));
         }
-        logits = waves<T>(3 * atoms * heads, 1);
+        const std::int64_t row = kHeadWidth * heads;
+        vectors = waves<T>(3 * atoms * row, 1);
         for (T x : waves<T>(atoms * heads, 2)) decay.push_back(T(-0.6) + T(0.2) * x);
         for (std::int64_t k = 1; k <= functions; ++k) centers.push_back(T(0.25 * k));
-        grad_weights = waves<T>(3 * atoms * heads, 3);
-        grad_radial = waves<T>(atoms * heads * functions, 4);
-        weights = grad_logits = std::vector<T>(logits.size());
-        radial = std::vector<T>(grad_radial.size());
+        added = waves<T>(functions * row, 3);
+        grad_out = waves<T>(atoms * row, 4);
+        out = std::vector<T>(grad_out.size());
+        radial = std::vector<T>(atoms * functions * heads);
         level = grad_decay = std::vector<T>(decay.size());
+        grad_vectors = std::vector<T>(vectors.size());
         grad_lengths = grad_squares = std::vector<T>(lengths.size());
     }
 
     smoacs::cpu::LatticeSum<T> sum() const {
         return {atoms,
-                static_cast<std::int64_t>(pair.size()),
-                3 * atoms,
+                static_cast<std::int64_t>(ptr.size()) - 1,
+                first_term.back(),
                 heads,
+                kHeadWidth,
                 functions,
+                ptr.data(),
                 first_term.data(),
-                term_count.data(),
-                first_pair.data(),
-                pair_count.data(),
-                pair.data(),
+                image_of.data(),
                 lengths.data(),
                 squares.data(),
                 reach.data(),
-                logits.data(),
+                vectors.data(),
                 decay.data(),
+                added.data(),
                 centers.data(),
                 T(0.25)};
     }
 
     void forward() {
-        smoacs::cpu::lattice_attention<T>({sum(), weights.data(), radial.data(), level.data()});
+        smoacs::cpu::lattice_attention<T>({sum(), out.data(), level.data(), radial.data()});
     }
 
     void backward() {
         std::fill(grad_lengths.begin(), grad_lengths.end(), T(0));
         std::fill(grad_squares.begin(), grad_squares.end(), T(0));
         smoacs::cpu::lattice_attention_backward<T>(
-            {sum(), weights.data(), radial.data(), level.data(), grad_weights.data(),
-             grad_radial.data(), grad_logits.data(), grad_decay.data(), grad_lengths.data(),
-             grad_squares.data()});
+            {sum(), out.data(), level.data(), grad_out.data(), grad_vectors.data(),
+             grad_decay.data(), grad_lengths.data(), grad_squares.data()});
     }
 
     // What the gradients are gradients of.
     double objective() {
         forward();
         double total = 0;
-        for (std::size_t i = 0; i < weights.size(); ++i) total += grad_weights[i] * weights[i];
-        for (std::size_t i = 0; i < radial.size(); ++i) total += grad_radial[i] * radial[i];
+        for (std::size_t i = 0; i < out.size(); ++i) total += grad_out[i] * out[i];
         return total;
+    }
+
+    T vector(std::int64_t atom, std::int64_t which, std::int64_t d, std::int64_t h) const {
+        return vectors[((3 * atom + which) * kHeadWidth + d) * heads + h];
     }
 };
 
 void attention_follows_the_formula() {
-    Lattice<double> given(4, 3, 30);
+    constexpr std::int64_t heads = 3, functions = 30, width = Lattice<double>::kHeadWidth;
+    Lattice<double> given(2, heads, functions);
     given.forward();
     given.backward();
-    for (std::int64_t i = 0; i < 4 * 3; ++i) {
-        const std::int64_t a = i / 3, h = i % 3;
-        std::vector<double> radial(30), weights(3);
+    for (std::int64_t i = 0; i < given.atoms * heads; ++i) {
+        const std::int64_t a = i / heads, h = i % heads, last = given.first_term[a + 1];
+        std::vector<double> radial(functions), out(width);
         double norm = 0;
-        for (std::int64_t n = 0; n < given.term_count[a]; ++n) {
-            const std::int64_t t = given.first_term[a] + n, p = given.pair[t];
-            if (std::sqrt(-0.5 / given.decay[i]) <= given.reach[t]) continue;
-            const double w = std::exp(given.logits[p * 3 + h] + given.decay[i] * given.squares[t]);
+        for (std::int64_t t = given.first_term[a]; t <= last; ++t) {
+            const bool itself = t == last;
+            if (!itself && std::sqrt(-0.5 / given.decay[i]) <= given.reach[t]) continue;
+            const std::int64_t b = itself ? a : given.image_of[t];
+            const double length = itself ? 0 : given.lengths[t];
+            double exponent = itself ? 0 : given.decay[i] * given.squares[t];
+            for (std::int64_t d = 0; d < width; ++d) {
+                exponent += given.vector(a, 0, d, h) * given.vector(b, 1, d, h) / std::sqrt(5.0);
+            }
+            const double w = std::exp(exponent);
             norm += w;
-            weights[p - 3 * a] += w;
-            for (std::int64_t k = 0; k < 30; ++k) {
-                radial[k] += w * std::exp(-8 * std::pow(given.lengths[t] - given.centers[k], 2));
+            for (std::int64_t k = 0; k < functions; ++k) {
+                radial[k] += w * std::exp(-8 * std::pow(length - given.centers[k], 2));
+            }
+            for (std::int64_t d = 0; d < width; ++d) out[d] += w * given.vector(b, 2, d, h);
+        }
+        for (std::int64_t k = 0; k < functions; ++k) {
+            CHECK(std::fabs(given.radial[(a * functions + k) * heads + h] - radial[k] / norm) <
+                  1e-14);
+            for (std::int64_t d = 0; d < width; ++d) {
+                out[d] += radial[k] * given.added[(k * width + d) * heads + h];
             }
         }
-        for (std::int64_t p = 0; p < 3; ++p) {
-            CHECK(std::fabs(given.weights[(3 * a + p) * 3 + h] - weights[p] / norm) < 1e-14);
-        }
-        for (std::int64_t k = 0; k < 30; ++k) {
-            CHECK(std::fabs(given.radial[i * 30 + k] - radial[k] / norm) < 1e-14);
+        for (std::int64_t d = 0; d < width; ++d) {
+            CHECK(std::fabs(given.out[(a * width + d) * heads + h] - out[d] / norm) < 1e-14);
         }
     }
-    CHECK(has_slopes(given, given.logits, given.grad_logits, 1e-6, 1e-7));
+    CHECK(has_slopes(given, given.vectors, given.grad_vectors, 1e-6, 1e-7));
     CHECK(has_slopes(given, given.decay, given.grad_decay, 1e-6, 1e-7));
     CHECK(has_slopes(given, given.lengths, given.grad_lengths, 1e-6, 1e-7));
     CHECK(has_slopes(given, given.squares, given.grad_squares, 1e-6, 1e-7));
@@ -535,15 +551,15 @@ void attention_follows_the_formula() {
 template <typename T>
 void attention_does_not_depend_on_the_work_plan() {
     for (const std::int64_t functions : {1, 16, 70}) {
-        Lattice<T> alone(300, 11, functions), together(300, 11, functions);
+        Lattice<T> alone(100, 11, functions), together(100, 11, functions);
         smoacs::cpu::set_num_threads(1);
         alone.forward();
         alone.backward();
         smoacs::cpu::set_num_threads(5);
         together.forward();
         together.backward();
-        CHECK(together.weights == alone.weights && together.radial == alone.radial);
-        CHECK(together.grad_logits == alone.grad_logits);
+        CHECK(together.out == alone.out && together.radial == alone.radial);
+        CHECK(together.grad_vectors == alone.grad_vectors);
         CHECK(together.grad_decay == alone.grad_decay);
         CHECK(together.grad_lengths == alone.grad_lengths);
         CHECK(together.grad_squares == alone.grad_squares);

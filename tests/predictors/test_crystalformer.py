@@ -262,9 +262,7 @@ def test_attention_in_blocks_agrees(
     crystals = rattled_crystals.to(dtype=dtype)
     found = with_gradients(outputs, network, crystals)
     monkeypatch.setattr(crystalformer_attention, "_SLOTS_PER_BLOCK", slots)
-    monkeypatch.setattr(
-        crystalformer, "lattice_attention", crystalformer_attention.attention_in_blocks
-    )
+    monkeypatch.setattr(crystalformer, "attention_to", crystalformer_attention.attention_in_blocks)
     expected = with_gradients(outputs, network, crystals)
     tolerance = 1e-4 if dtype == torch.float32 else 1e-11
     for one, other in zip(found, expected, strict=True):

@@ -5,7 +5,7 @@ from smoacs.ops.convolution import Affine, ConvolutionWeights, convolution
 from smoacs.ops.edge_vectors import edge_vectors
 from smoacs.ops.gated_messages import Incidence, gated_messages
 from smoacs.ops.interpolation import interpolate
-from smoacs.ops.lattice_attention import TermOwners, lattice_attention
+from smoacs.ops.lattice_attention import lattice_attention
 from smoacs.ops.line_graph import LineGraph, line_graph
 from smoacs.ops.masked_softmax import PackedMask, masked_softmax, pack_mask
 from smoacs.ops.matrix_product import matrix_product
@@ -22,7 +22,6 @@ __all__ = [
     "LineGraph",
     "NeighborList",
     "PackedMask",
-    "TermOwners",
     "convolution",
     "edge_vectors",
     "gated_messages",

@@ -1,63 +1,59 @@
-"""Attention of atoms to the periodic images of atoms, summed over the images, on the CPU."""
+"""Attention of atoms to the periodic images of the atoms of their crystal, on the CPU."""
 
 from __future__ import annotations
 
-from typing import Any, NamedTuple
+from typing import Any
 
 import torch
 from torch import Tensor
 
 from smoacs.ops._native import addresses, check_tensor, kernels, launch
 from smoacs.ops._operator import operator
+from smoacs.ops.matrix_product import matrix_product
 
 _FLOATS = (torch.float32, torch.float64)
 _CPU = torch.device("cpu")
 
 
-class TermOwners(NamedTuple):
-    """Which of T terms and P pairs belong to each of S atoms.
-
-    Attributes
-    ----------
-    first_term, term_count : Tensor (S,), int64
-        The terms of an atom follow each other; there is one at least.
-    first_pair, pair_count : Tensor (S,), int64
-        So do its pairs with the atoms that the terms are images of.
-    pair : Tensor (T,), int64
-        Pair of each term; whatever it is where no atom owns the term.
-    """
-
-    first_term: Tensor
-    term_count: Tensor
-    first_pair: Tensor
-    pair_count: Tensor
-    pair: Tensor
-
-
 def lattice_attention(
-    pair_logits: Tensor,
+    vectors: Tensor,
     decay: Tensor,
+    added: Tensor,
     lengths: Tensor,
     squares: Tensor,
-    owners: TermOwners,
+    image_of: Tensor,
+    first_term: Tensor,
+    ptr: Tensor,
     centers: Tensor,
     width: float,
     reach: Tensor | None = None,
-) -> tuple[Tensor, Tensor]:
-    """Softmax over an atom's terms, summed over the terms of each pair.
+) -> Tensor:
+    """Mean over an atom's terms, periodic images of the atoms of its crystal, by a softmax.
 
-    The weight of a term is ``exp(pair_logits + decay * squares)``, normalised for each atom and
-    head. Results of an atom do not depend on the others. There is no second derivative.
+    With queries q, keys k and values v, and the Gaussians g of the centers, for each head
+
+        ``out[a] = sum over t of w[t] * (v[image_of[t]] + sum over k of g[k](lengths[t]) added[k])``
+
+    where the weights w are the softmax over the terms of atom a of ``q[a] . k[image_of[t]] /
+    sqrt(D) + decay[a] * squares[t]``. Besides the terms that are given, every atom has itself as
+    one, of length and square 0. Results of a crystal do not depend on the others. There is no
+    second derivative.
 
     Parameters
     ----------
-    pair_logits : Tensor (P, H), float32 or float64, on the CPU
-        Of H heads.
+    vectors : Tensor (S, 3, D, H), float32 or float64, on the CPU
+        Queries, keys and values of H heads.
     decay : Tensor (S, H), same dtype
         Negative.
+    added : Tensor (K, D, H), same dtype
     lengths, squares : Tensor (T,), same dtype
         Lengths must not be negative.
-    owners : TermOwners
+    image_of : Tensor (T,), int64
+        Atom that each term is an image of, one of the same crystal.
+    first_term : Tensor (S + 1,), int64
+        Offsets of the atoms' terms.
+    ptr : Tensor (C + 1,), int64
+        Offsets of the crystals' atoms.
     centers : Tensor (K,), same dtype
         Of Gaussian functions of the length, ascending by even steps; constants.
     width : float
@@ -67,83 +63,97 @@ def lattice_attention(
 
     Returns
     -------
-    weights : Tensor (P, H)
-        Sums of the weights.
-    radial : Tensor (S, H, K)
-        Weighted means of the functions.
+    Tensor (S, D, H)
 
     Raises
     ------
     ValueError
-        If a shape or a device does not fit, or an atom's terms or pairs are not there.
+        If a shape or a device does not fit, offsets do not ascend, or a term is no image of an atom
+        of its crystal.
     TypeError
         If a dtype does not.
     """
-    check_tensor("pair_logits", pair_logits, (None, None), _FLOATS, _CPU)
-    n_atoms, n_terms, dtype = len(owners.first_term), len(owners.pair), pair_logits.dtype
-    check_tensor("decay", decay, (n_atoms, pair_logits.shape[1]), dtype, _CPU)
+    check_tensor("vectors", vectors, (None, 3, None, None), _FLOATS, _CPU)
+    (n_atoms, _, width_of_heads, heads), dtype = vectors.shape, vectors.dtype
+    n_terms, n_functions = image_of.numel(), centers.numel()
+    check_tensor("decay", decay, (n_atoms, heads), dtype, _CPU)
+    check_tensor("added", added, (n_functions, width_of_heads, heads), dtype, _CPU)
     for name, values in (("lengths", lengths), ("squares", squares), ("reach", reach)):
         if values is not None:
             check_tensor(name, values, (n_terms,), dtype, _CPU)
-    check_tensor("centers", centers, (None,), dtype, _CPU)
-    for name, index in owners._asdict().items():
-        size = n_terms if name == "pair" else n_atoms
-        check_tensor(name, index, (size,), torch.int64, _CPU)
-    weights, radial, _ = _lattice_attention(
-        pair_logits.contiguous(),
+    check_tensor("image_of", image_of, (n_terms,), torch.int64, _CPU)
+    check_tensor("first_term", first_term, (n_atoms + 1,), torch.int64, _CPU)
+    check_tensor("ptr", ptr, (None,), torch.int64, _CPU)
+    check_tensor("centers", centers, (n_functions,), dtype, _CPU)
+    out, _, _ = _lattice_attention(
+        vectors.contiguous(),
         decay.contiguous(),
+        added.contiguous(),
         lengths.contiguous(),
         squares.contiguous(),
-        [index.contiguous() for index in owners],
+        image_of.contiguous(),
+        first_term.contiguous(),
+        ptr.contiguous(),
         centers.contiguous(),
         width,
         None if reach is None else reach.contiguous(),
+        added.requires_grad and torch.is_grad_enabled(),
     )
-    return weights, radial
+    return out
 
 
 def _sum(
-    pair_logits: Tensor,
+    vectors: Tensor,
     decay: Tensor,
+    added: Tensor,
     lengths: Tensor,
     squares: Tensor,
-    owners: list[Tensor],
+    image_of: Tensor,
+    first_term: Tensor,
+    ptr: Tensor,
     centers: Tensor,
     width: float,
     reach: Tensor | None,
 ) -> Any:
     """Terms and what the attention to them depends on, as the kernels take them."""
+    n_atoms, _, head_width, n_heads = vectors.shape
     return kernels().LatticeSum(
-        n_atoms=len(decay),
-        n_terms=len(lengths),
-        n_pairs=len(pair_logits),
-        n_heads=decay.shape[1],
+        n_atoms=n_atoms,
+        n_crystals=len(ptr) - 1,
+        n_terms=len(image_of),
+        n_heads=n_heads,
+        head_width=head_width,
         n_functions=len(centers),
         width=width,
         **addresses(
-            **TermOwners(*owners)._asdict(),
+            ptr=ptr,
+            first_term=first_term,
+            image_of=image_of,
             lengths=lengths,
             squares=squares,
             reach=reach,
-            pair_logits=pair_logits,
+            vectors=vectors,
             decay=decay,
+            added=added,
             centers=centers,
         ),
     )
 
 
 def _results(
-    pair_logits: Tensor, decay: Tensor, _l: Tensor, _s: Tensor, _o: Any, centers: Tensor, *_: Any
+    vectors: Tensor, decay: Tensor, added: Tensor, *rest: Any
 ) -> tuple[Tensor, Tensor, Tensor]:
-    radial = decay.new_empty(*decay.shape, centers.shape[0])
-    return torch.empty_like(pair_logits), radial, torch.empty_like(decay)
+    (n_atoms, _, *row), keep_radial = vectors.shape, rest[-1]
+    radial = (n_atoms, added.shape[0], row[1]) if keep_radial else (0,)
+    return vectors.new_empty(n_atoms, *row), torch.empty_like(decay), vectors.new_empty(radial)
 
 
 def _gradients(
-    _w: Tensor, _r: Tensor, _k: Any, pair_logits: Tensor, decay: Tensor, lengths: Tensor, *_: Any
+    _g: Tensor, _o: Tensor, _l: Tensor, vectors: Tensor, decay: Tensor, _a: Tensor, *rest: Any
 ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+    lengths = rest[0]
     return (
-        torch.empty_like(pair_logits),
+        torch.empty_like(vectors),
         torch.empty_like(decay),
         torch.zeros_like(lengths),
         torch.zeros_like(lengths),
@@ -152,32 +162,32 @@ def _gradients(
 
 @operator("lattice_attention_backward", fake=_gradients)
 def _lattice_attention_backward(
-    grad_weights: Tensor,
-    grad_radial: Tensor,
-    kept: list[Tensor],
-    pair_logits: Tensor,
+    grad_out: Tensor,
+    out: Tensor,
+    level: Tensor,
+    vectors: Tensor,
     decay: Tensor,
+    added: Tensor,
     lengths: Tensor,
     squares: Tensor,
-    owners: list[Tensor],
+    image_of: Tensor,
+    first_term: Tensor,
+    ptr: Tensor,
     centers: Tensor,
     width: float,
     reach: Tensor | None,
 ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-    inputs = (pair_logits, decay, lengths, squares, owners, centers, width, reach)
-    weights, radial, level = kept
-    grads = _gradients(grad_weights, grad_radial, kept, *inputs)
-    grad_logits, grad_decay, grad_lengths, grad_squares = grads
+    terms = (lengths, squares, image_of, first_term, ptr, centers, width, reach)
+    grads = _gradients(grad_out, out, level, vectors, decay, added, *terms)
+    grad_vectors, grad_decay, grad_lengths, grad_squares = grads
     launch(
         "lattice_attention_backward",
         decay,
-        _sum(*inputs),
-        weights=weights,
-        radial=radial,
+        _sum(vectors, decay, added, *terms),
+        out=out,
         level=level,
-        grad_weights=grad_weights,
-        grad_radial=grad_radial,
-        grad_logits=grad_logits,
+        grad_out=grad_out,
+        grad_vectors=grad_vectors,
         grad_decay=grad_decay,
         grad_lengths=grad_lengths,
         grad_squares=grad_squares,
@@ -186,34 +196,57 @@ def _lattice_attention_backward(
 
 
 def _save(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, ...]) -> None:
-    *floats, owners, centers, ctx.width, reach = inputs
-    ctx.save_for_backward(*output, *floats, *owners, centers, reach)
+    *tensors, ctx.width, reach, _ = inputs
+    ctx.save_for_backward(*output, *tensors, reach)
 
 
-def _differentiate(
-    ctx: Any, grad_weights: Tensor, grad_radial: Tensor, _: Tensor
-) -> tuple[Any, ...]:
-    kept, floats, owners = (list(ctx.saved_tensors[i:j]) for i, j in ((0, 3), (3, 7), (7, 12)))
-    centers, reach = ctx.saved_tensors[12:]
-    inputs = (*floats, owners, centers, ctx.width, reach)
-    grads = _lattice_attention_backward(
-        grad_weights.contiguous(), grad_radial.contiguous(), kept, *inputs
-    )
-    return *grads, [None] * len(owners), None, None, None
+def _differentiate(ctx: Any, grad_out: Tensor, *_: Tensor) -> tuple[Any, ...]:
+    out, level, radial, *tensors, reach = ctx.saved_tensors
+    grad_out = grad_out.contiguous()
+    inputs: list[Any] = [grad_out, out, level, *tensors, ctx.width, reach]
+    grad_vectors, grad_decay, *grads = _lattice_attention_backward(*inputs)
+    grad_added = None
+    if ctx.needs_input_grad[2]:
+        by_head = matrix_product(radial.permute(2, 1, 0), grad_out.permute(2, 0, 1))
+        grad_added = by_head.permute(1, 2, 0)
+    return grad_vectors, grad_decay, grad_added, *grads, *[None] * 7
 
 
 @operator("lattice_attention", fake=_results, backward=_differentiate, setup_context=_save)
 def _lattice_attention(
-    pair_logits: Tensor,
+    vectors: Tensor,
     decay: Tensor,
+    added: Tensor,
     lengths: Tensor,
     squares: Tensor,
-    owners: list[Tensor],
+    image_of: Tensor,
+    first_term: Tensor,
+    ptr: Tensor,
     centers: Tensor,
     width: float,
     reach: Tensor | None,
+    keep_radial: bool,
 ) -> tuple[Tensor, Tensor, Tensor]:
-    inputs = (pair_logits, decay, lengths, squares, owners, centers, width, reach)
-    weights, radial, level = _results(*inputs)
-    launch("lattice_attention", decay, _sum(*inputs), weights=weights, radial=radial, level=level)
-    return weights, radial, level
+    inputs = (
+        vectors,
+        decay,
+        added,
+        lengths,
+        squares,
+        image_of,
+        first_term,
+        ptr,
+        centers,
+        width,
+        reach,
+    )
+    out, level, radial = _results(*inputs, keep_radial)
+    launch(
+        "lattice_attention",
+        decay,
+        _sum(*inputs),
+        out=out,
+        level=level,
+        radial=radial if keep_radial else None,
+    )
+    return out, level, radial

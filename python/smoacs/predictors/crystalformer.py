@@ -16,15 +16,10 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from smoacs.crystals import N_ELEMENTS, CrystalBatch, sum_by_crystal
-from smoacs.ops import NeighborList, matrix_product
+from smoacs.ops import NeighborList
 from smoacs.predictors.base import GraphSpec
-from smoacs.predictors.crystalformer_attention import lattice_attention
-from smoacs.predictors.crystalformer_terms import (
-    AtomPairs,
-    ImageBox,
-    LatticeTerms,
-    images_in_box,
-)
+from smoacs.predictors.crystalformer_attention import Attention, attention_to
+from smoacs.predictors.crystalformer_terms import ImageBox, LatticeTerms, images_in_box
 from smoacs.predictors.layers import Linear, elu, linear
 
 
@@ -118,23 +113,24 @@ class _Attention(nn.Module):
         self._radial_width = config.radial_width * spacing
         self._draw_weights()
 
-    def forward(self, x: Tensor, terms: LatticeTerms) -> Tensor:
-        heads = self.config.heads
-        weight = torch.cat([self.q_proj_weight, self.k_proj_weight, self.v_proj_weight])
-        q, k, v = (
-            part.reshape(len(x), heads, -1)
-            for part in linear(x, weight, self.in_proj_bias).chunk(3, dim=1)
-        )
-        weights, radial = lattice_attention(
-            _pair_products(q, k, terms.pairs),
-            self._decay(q),
-            terms,
+    def forward(self, x: Tensor, attention: Attention) -> Tensor:
+        weights = (self.q_proj_weight, self.k_proj_weight, self.v_proj_weight)
+        weight = torch.stack([self._heads_last(weight, 0) for weight in weights])
+        bias = self._heads_last(self.in_proj_bias.view(3, -1), 1)
+        vectors = linear(x, weight.flatten(0, 2), bias.flatten())
+        sums = attention(
+            vectors.view(len(x), *bias.shape),
+            self._decay(x, weight[0], bias[0]),
+            self.pe_dist_proj[0].permute(2, 1, 0),
             self.centers,
             self._radial_width,
         )
-        positions = matrix_product(radial.transpose(0, 1), self.pe_dist_proj[0].mT).transpose(0, 1)
-        values = _pair_sums(weights, v, terms.pairs) + positions
-        return self.out_proj(values.flatten(1))
+        out_weight = self._heads_last(self.out_proj.weight, 1)
+        return linear(sums.flatten(1), out_weight.flatten(1), self.out_proj.bias)
+
+    def _heads_last(self, values: Tensor, dim: int) -> Tensor:
+        """Numbers that the published weights have head by head, as the attention takes them."""
+        return values.unflatten(dim, (self.config.heads, -1)).transpose(dim, dim + 1)
 
     def _draw_weights(self) -> None:
         config = self.config
@@ -147,10 +143,12 @@ class _Attention(nn.Module):
         nn.init.xavier_uniform_(self.out_proj.weight, gain=_fixup(config))
         nn.init.zeros_(self.out_proj.bias)
 
-    def _decay(self, q: Tensor) -> Tensor:
-        """Exponent per squared distance of each atom and head, (S, H), 1/Å^2."""
+    def _decay(self, x: Tensor, weight: Tensor, bias: Tensor) -> Tensor:
+        """Exponent per squared distance of each atom and head, (S, H), 1/Å^2; from the queries."""
         least = self.config.least_decay
-        argument = (q * self.lattice_pos_weights.view(q.shape[1:])).sum(2)
+        direction = self._heads_last(self.lattice_pos_weights, 0)
+        of_query = (direction[:, :, None] * weight).sum(0)
+        argument = linear(x, of_query, (direction * bias).sum(0))
         if self.training and self.gauss_scale[0] <= 0:
             with torch.no_grad():
                 self.gauss_scale.copy_(torch.stack([1 / argument.std(), -argument.mean()]))
@@ -172,8 +170,8 @@ class _Layer(nn.Module):
             nn.init.xavier_uniform_(part.weight, gain=_fixup(config))
             nn.init.zeros_(part.bias)
 
-    def forward(self, x: Tensor, terms: LatticeTerms) -> Tensor:
-        x = x + self.self_attn(x, terms)
+    def forward(self, x: Tensor, attention: Attention) -> Tensor:
+        x = x + self.self_attn(x, attention)
         return x + self.linear2(functional.relu(self.linear1(x)))
 
 
@@ -237,12 +235,13 @@ class Crystalformer(nn.Module):
             Vectors of the edges in Å.
         """
         src, dst, config = neighbors.src, neighbors.dst, self.config
+        sites = crystals.ptr, len(crystals.frac_coords)
         if config.box is None:
-            return LatticeTerms.build(vectors, src, dst, crystals.ptr, cutoff=config.cutoff)
+            return LatticeTerms.build(vectors, src, dst, *sites, cutoff=config.cutoff)
         widest = max(config.decay_lengths) / math.sqrt(config.least_decay)
         edges, reach = images_in_box(crystals, neighbors, config.box, widest)
         vectors = vectors.index_select(0, edges)
-        return LatticeTerms.build(vectors, src[edges], dst[edges], crystals.ptr, reach=reach)
+        return LatticeTerms.build(vectors, src[edges], dst[edges], *sites, reach=reach)
 
     def forward(self, atom_features: Tensor, terms: LatticeTerms, ptr: Tensor) -> Tensor:
         """Outputs of C crystals.
@@ -259,33 +258,7 @@ class Crystalformer(nn.Module):
         -------
         Tensor (C, outputs)
         """
-        x = atom_features
+        x, attention = atom_features, attention_to(terms)
         for layer in self.encoder.layers:
-            x = layer(x, terms)
+            x = layer(x, attention)
         return self.mlp(sum_by_crystal(x, ptr) / ptr.diff()[:, None])
-
-
-def _pair_products(q: Tensor, k: Tensor, pairs: AtomPairs) -> Tensor:
-    """Scaled products (P, H) of the queries and keys (S, H, D) of all pairs."""
-    heads = q.shape[1]
-    rows = pairs.grouped(q * q.shape[2] ** -0.5)
-    products = []
-    for row, column in zip(rows, pairs.grouped(k), strict=True):
-        columns = column.permute(0, 2, 3, 1).flatten(0, 1)
-        product = matrix_product(row.transpose(1, 2).flatten(0, 1), columns)
-        products.append(product.unflatten(0, (-1, heads)).permute(0, 2, 3, 1).reshape(-1, heads))
-    return torch.cat(products)
-
-
-def _pair_sums(weights: Tensor, v: Tensor, pairs: AtomPairs) -> Tensor:
-    """Sum over the second atoms of all pairs of their vectors (S, H, D), weighted (P, H)."""
-    heads = v.shape[1]
-    values = pairs.grouped(v)
-    parts = weights.split([value.shape[0] * value.shape[1] ** 2 for value in values])
-    sums = []
-    for value, part in zip(values, parts, strict=True):
-        n = value.shape[1]
-        weight = part.view(-1, n, n, heads).permute(0, 3, 1, 2).flatten(0, 1)
-        total = matrix_product(weight, value.transpose(1, 2).flatten(0, 1))
-        sums.append(total.unflatten(0, (-1, heads)).transpose(1, 2).flatten(0, 1))
-    return torch.empty_like(v).index_copy(0, pairs.sites, torch.cat(sums))

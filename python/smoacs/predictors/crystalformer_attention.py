@@ -7,6 +7,7 @@ radial functions): atom by atom in one operation on the CPU, block by block in t
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any
 
 import torch
@@ -14,73 +15,75 @@ from torch import Tensor
 from torch.autograd.function import once_differentiable
 
 from smoacs import ops
-from smoacs.ops import TermOwners, matrix_product
-from smoacs.predictors.crystalformer_terms import Block, LatticeTerms
+from smoacs.ops import matrix_product
+from smoacs.predictors.crystalformer_slots import AtomPairs, Block, Slots
+from smoacs.predictors.crystalformer_terms import LatticeTerms
 from smoacs.predictors.layers import add_at_, sum_at
 
 # Of exponents: what is smaller counts as nothing, and subnormal numbers are slow on a CPU.
 _LOWEST_EXPONENT = -80.0
 _SLOTS_PER_BLOCK = 2**20
 
+Attention = Callable[[Tensor, Tensor, Tensor, Tensor, float], Tensor]
+"""Takes ``vectors, decay, added, centers, width`` of :func:`smoacs.ops.lattice_attention`."""
 
-def lattice_attention(
-    pair_logits: Tensor, decay: Tensor, terms: LatticeTerms, centers: Tensor, width: float
-) -> tuple[Tensor, Tensor]:
-    """Softmax over all images of all atoms, summed over the images.
 
-    The weight of a term is ``exp(pair_logits + decay * squares)``, normalised for each atom and
-    head.
+def attention_to(terms: LatticeTerms) -> Attention:
+    """The lattice attention to these terms: the operation on the CPU, blocks elsewhere."""
+    if not terms.lengths.is_cpu:
+        return attention_in_blocks(terms)
 
-    Parameters
-    ----------
-    pair_logits : Tensor (P, H), float
-        Similarity of the two atoms of each pair, for H heads.
-    decay : Tensor (S, H), float
-        Negative; ``-1 / (2 sigma^2)`` of each atom's Gaussians, 1/Å^2.
-    terms : LatticeTerms
-    centers : Tensor (K,), float
-        Of the Gaussian radial functions, in even steps, Å.
-    width : float
-        Their standard deviation in Å.
-
-    Returns
-    -------
-    weights : Tensor (P, H)
-        Weight of all images of the second atom for the first.
-    radial : Tensor (S, H, K)
-        Weighted mean of the radial functions of the distances.
-    """
-    if decay.is_cpu:
-        pairs = terms.pairs
-        owners = TermOwners(terms.start, terms.count, pairs.row, pairs.count, terms.pair)
+    def attention(
+        vectors: Tensor, decay: Tensor, added: Tensor, centers: Tensor, width: float
+    ) -> Tensor:
         return ops.lattice_attention(
-            pair_logits, decay, terms.lengths, terms.squares, owners, centers, width, terms.reach
+            vectors,
+            decay,
+            added,
+            terms.lengths,
+            terms.squares,
+            terms.image_of,
+            terms.first_term,
+            terms.ptr,
+            centers,
+            width,
+            terms.reach,
         )
-    return attention_in_blocks(pair_logits, decay, terms, centers, width)
+
+    return attention
 
 
-def attention_in_blocks(
-    pair_logits: Tensor, decay: Tensor, terms: LatticeTerms, centers: Tensor, width: float
-) -> tuple[Tensor, Tensor]:
-    """What :func:`lattice_attention` gives, block by block on any device."""
-    # Subtracting the largest exponent of each atom leaves the softmax as it is.
-    pairs, squares = terms.pairs, terms.squares.detach()
+def attention_in_blocks(terms: LatticeTerms) -> Attention:
+    """What :func:`attention_to` gives, block by block on any device."""
+    slots = Slots.of(terms)
+    pairs, squares = slots.pairs, slots.squares.detach()
     nearest = squares.new_full((pairs.first.numel() + 1,), torch.inf)
-    nearest = nearest.scatter_reduce(0, terms.pair, squares, "amin")[:-1, None]
-    with torch.no_grad():
-        exponents = pair_logits + decay.index_select(0, pairs.first) * nearest
-        top = torch.full_like(decay, -torch.inf).scatter_reduce(
-            0, pairs.first[:, None].expand_as(exponents), exponents, "amax"
+    nearest = nearest.scatter_reduce(0, slots.pair, squares, "amin")[:-1, None]
+
+    def attention(
+        vectors: Tensor, decay: Tensor, added: Tensor, centers: Tensor, width: float
+    ) -> Tensor:
+        q, k, v = vectors.transpose(2, 3).unbind(1)
+        logits = _pair_products(q, k, pairs)
+        # Subtracting the largest exponent of each atom leaves the softmax as it is.
+        with torch.no_grad():
+            exponents = logits + decay.index_select(0, pairs.first) * nearest
+            top = torch.full_like(decay, -torch.inf).scatter_reduce(
+                0, pairs.first[:, None].expand_as(exponents), exponents, "amax"
+            )
+        weights, radial = _LatticeAttention.apply(
+            logits - top.index_select(0, pairs.first),
+            decay,
+            slots.lengths,
+            slots.squares,
+            slots,
+            centers,
+            width,
         )
-    return _LatticeAttention.apply(
-        pair_logits - top.index_select(0, pairs.first),
-        decay,
-        terms.lengths,
-        terms.squares,
-        terms,
-        centers,
-        width,
-    )
+        positions = matrix_product(radial.transpose(0, 1), added.permute(2, 0, 1))
+        return _pair_sums(weights, v, pairs).transpose(1, 2) + positions.permute(1, 2, 0)
+
+    return attention
 
 
 class _LatticeAttention(torch.autograd.Function):
@@ -91,7 +94,7 @@ class _LatticeAttention(torch.autograd.Function):
         decay: Tensor,
         lengths: Tensor,
         squares: Tensor,
-        terms: LatticeTerms,
+        slots: Slots,
         centers: Tensor,
         width: float,
     ) -> tuple[Tensor, Tensor]:
@@ -100,31 +103,31 @@ class _LatticeAttention(torch.autograd.Function):
         weights = torch.zeros_like(logits)
         norm = torch.empty_like(decay)
         radial = decay.new_empty(*decay.shape, len(centers))
-        for block in terms.blocks(_SLOTS_PER_BLOCK):
-            weight = _weights(block, logits, decay, squares, terms)
+        for block in slots.blocks(_SLOTS_PER_BLOCK):
+            weight = _weights(block, logits, decay, squares, slots)
             length = lengths[block.slots].view(weight.shape[:2])
             total = weight.sum(1)
             sums = matrix_product(weight.mT, _gaussians(length, centers, width))
             norm[block.atoms] = total
             radial[block.atoms] = sums.div_(total[:, :, None])
-            add_at_(weights, terms.pair[block.slots], weight.view(-1, heads))
-        weights = weights[:-1] / norm.index_select(0, terms.pairs.first)
+            add_at_(weights, slots.pair[block.slots], weight.view(-1, heads))
+        weights = weights[:-1] / norm.index_select(0, slots.pairs.first)
         ctx.save_for_backward(pair_logits, decay, lengths, squares, centers, norm, weights, radial)
-        ctx.terms, ctx.width = terms, width
+        ctx.slots, ctx.width = slots, width
         return weights, radial
 
     @staticmethod
     @once_differentiable
     def backward(ctx: Any, grad_weights: Tensor, grad_radial: Tensor) -> tuple[Tensor | None, ...]:
         pair_logits, decay, lengths, squares, centers, norm, weights, radial = ctx.saved_tensors
-        terms, width = ctx.terms, ctx.width
+        slots, width = ctx.slots, ctx.width
         heads = decay.shape[1]
-        logits = pair_logits - norm.log().index_select(0, terms.pairs.first)
+        logits = pair_logits - norm.log().index_select(0, slots.pairs.first)
         logits = _with_empty_row(logits, -torch.inf)
         # Mean of the terms' gradients over the softmax, from what was summed up forward.
-        mean = sum_at(weights * grad_weights, terms.pairs.first, len(decay))
+        mean = sum_at(weights * grad_weights, slots.pairs.first, len(decay))
         mean = mean + (radial * grad_radial).sum(2)
-        outer = grad_weights - mean.index_select(0, terms.pairs.first)
+        outer = grad_weights - mean.index_select(0, slots.pairs.first)
         outer = _with_empty_row(outer, 0.0)
         # d(basis)/d(length) = basis * (center - length) / width^2, so that basis is all it takes.
         moving = ctx.needs_input_grad[2] or ctx.needs_input_grad[3]
@@ -134,9 +137,9 @@ class _LatticeAttention(torch.autograd.Function):
         grad_decay = torch.empty_like(decay)
         grad_lengths = torch.empty_like(lengths) if moving else None
         grad_squares = torch.empty_like(squares) if moving else None
-        for block in terms.blocks(_SLOTS_PER_BLOCK):
-            pair = terms.pair[block.slots]
-            weight = _weights(block, logits, decay, squares, terms)
+        for block in slots.blocks(_SLOTS_PER_BLOCK):
+            pair = slots.pair[block.slots]
+            weight = _weights(block, logits, decay, squares, slots)
             length = lengths[block.slots].view(weight.shape[:2])
             products = matrix_product(_gaussians(length, centers, width), slopes[block.atoms])
             inner = products[:, :, :heads]
@@ -163,16 +166,40 @@ def _with_empty_row(values: Tensor, fill: float) -> Tensor:
     return torch.cat([values, values.new_full((1, values.shape[1]), fill)])
 
 
-def _weights(
-    block: Block, logits: Tensor, decay: Tensor, squares: Tensor, terms: LatticeTerms
-) -> Tensor:
+def _weights(block: Block, logits: Tensor, decay: Tensor, squares: Tensor, slots: Slots) -> Tensor:
     """Exponentials (atoms, slots, heads) of a block."""
-    atoms, slots = block.atoms, block.slots
+    atoms, here = block.atoms, block.slots
     shape = (len(atoms), -1, decay.shape[1])
     own = decay[atoms][:, None]
-    exponent = logits.index_select(0, terms.pair[slots]).view(shape)
-    exponent.addcmul_(own, squares[slots].view(len(atoms), -1, 1))
-    if terms.reach is not None:
+    exponent = logits.index_select(0, slots.pair[here]).view(shape)
+    exponent.addcmul_(own, squares[here].view(len(atoms), -1, 1))
+    if slots.reach is not None:
         sigma = (-0.5 / own).sqrt()
-        exponent.masked_fill_(sigma <= terms.reach[slots].view(len(atoms), -1, 1), -torch.inf)
+        exponent.masked_fill_(sigma <= slots.reach[here].view(len(atoms), -1, 1), -torch.inf)
     return exponent.clamp_(min=_LOWEST_EXPONENT).exp_()
+
+
+def _pair_products(q: Tensor, k: Tensor, pairs: AtomPairs) -> Tensor:
+    """Scaled products (P, H) of the queries and keys (S, H, D) of all pairs."""
+    heads = q.shape[1]
+    rows = pairs.grouped(q * q.shape[2] ** -0.5)
+    products = []
+    for row, column in zip(rows, pairs.grouped(k), strict=True):
+        columns = column.permute(0, 2, 3, 1).flatten(0, 1)
+        product = matrix_product(row.transpose(1, 2).flatten(0, 1), columns)
+        products.append(product.unflatten(0, (-1, heads)).permute(0, 2, 3, 1).reshape(-1, heads))
+    return torch.cat(products)
+
+
+def _pair_sums(weights: Tensor, v: Tensor, pairs: AtomPairs) -> Tensor:
+    """Sum over the second atoms of all pairs of their vectors (S, H, D), weighted (P, H)."""
+    heads = v.shape[1]
+    values = pairs.grouped(v)
+    parts = weights.split([value.shape[0] * value.shape[1] ** 2 for value in values])
+    sums = []
+    for value, part in zip(values, parts, strict=True):
+        n = value.shape[1]
+        weight = part.view(-1, n, n, heads).permute(0, 3, 1, 2).flatten(0, 1)
+        total = matrix_product(weight, value.transpose(1, 2).flatten(0, 1))
+        sums.append(total.unflatten(0, (-1, heads)).transpose(1, 2).flatten(0, 1))
+    return torch.empty_like(v).index_copy(0, pairs.sites, torch.cat(sums))

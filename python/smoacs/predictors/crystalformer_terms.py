@@ -6,7 +6,6 @@ all but the images within some 10 Å negligible, so the terms come from a neighb
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from dataclasses import dataclass
 
 import torch
@@ -14,10 +13,6 @@ from torch import Tensor
 
 from smoacs.crystals import CrystalBatch
 from smoacs.ops import NeighborList
-from smoacs.predictors.layers import crystal_index
-
-_STEPS_PER_OCTAVE = 8
-_SLOT_STEP = 16
 
 
 @dataclass(frozen=True)
@@ -38,95 +33,32 @@ class ImageBox:
 
 
 @dataclass(frozen=True)
-class AtomPairs:
-    """All ordered pairs of atoms of one crystal, P in total, crystals of equal size together.
-
-    Attributes
-    ----------
-    sites : Tensor (S,), int64
-        Sites in the order of the crystals' sizes.
-    groups : tuple of (int, int)
-        Of the next c * n of these sites, the c crystals of n sites each own the next c * n * n
-        pairs; the second atom of the pairs varies fastest.
-    first : Tensor (P,), int64
-        First atom of each pair.
-    row : Tensor (S,), int64
-        Number of the pair of each atom with the first atom of its crystal.
-    count : Tensor (S,), int64
-        Number of pairs of each atom.
-    """
-
-    sites: Tensor
-    groups: tuple[tuple[int, int], ...]
-    first: Tensor
-    row: Tensor
-    count: Tensor
-
-    @classmethod
-    def of(cls, ptr: Tensor) -> AtomPairs:
-        """Pairs of a batch with offsets ``ptr`` (C + 1,)."""
-        sizes = ptr.diff()
-        shapes = _counted(sizes)
-        starts = ptr[:-1][sizes.argsort(stable=True)].split([count for count, _ in shapes])
-        groups = [
-            start[:, None] + torch.arange(n, device=ptr.device)
-            for start, (_, n) in zip(starts, shapes, strict=True)
-        ]
-        sites = torch.cat([group.flatten() for group in groups])
-        first = torch.cat([group.flatten().repeat_interleave(group.shape[1]) for group in groups])
-        count = sizes[crystal_index(ptr, len(sites))]
-        own = count[sites]
-        row = torch.empty_like(sites).index_copy(0, sites, own.cumsum(0) - own)
-        return cls(sites, shapes, first, row, count)
-
-    def grouped(self, values: Tensor) -> list[Tensor]:
-        """Values (S, ...) of the sites of each group, (c, n, ...)."""
-        parts = values.index_select(0, self.sites).split([c * n for c, n in self.groups])
-        return [p.unflatten(0, group) for p, group in zip(parts, self.groups, strict=True)]
-
-
-@dataclass(frozen=True)
-class Block:
-    """Atoms with equally many slots, whose terms lie in ``slots`` as (len(atoms), -1)."""
-
-    atoms: Tensor
-    slots: slice
-
-
-@dataclass(frozen=True)
 class LatticeTerms:
-    """Terms of all atoms of a batch, in rows of slots; a row ends with slots that hold no term.
-
-    The number of an atom's slots depends on the number of its terms only.
+    """Images that the atoms of a batch attend to, T in total; each atom also attends to itself.
 
     Attributes
     ----------
     lengths : Tensor (T,), float
-        Distance in Å from the atom to the image; 0 for the atom itself and in empty slots.
+        Distance in Å from the atom to the image.
     squares : Tensor (T,), float
         What stands for the squared distance in the exponent, Å^2.
-    pair : Tensor (T,), int64
-        Number of the pair of atom and imaged atom; the number of pairs P in empty slots.
+    atom, image_of : Tensor (T,), int64
+        The atom, in ascending order, and the one that the term is an image of.
+    first_term : Tensor (S + 1,), int64
+        Offsets of the atoms' terms.
+    ptr : Tensor (C + 1,), int64
+        Offsets of the crystals' sites.
     reach : Tensor (T,), float, or None
         Only heads whose standard deviation in Å is larger see the term.
-    pairs : AtomPairs
-    atoms : Tensor (S,), int64
-        Atoms in the order of their rows, shortest rows first.
-    rows : tuple of (int, int)
-        Number of atoms with each length of row, in that order.
-    start, count : Tensor (S,), int64
-        First slot and number of terms of each atom.
     """
 
     lengths: Tensor
     squares: Tensor
-    pair: Tensor
+    atom: Tensor
+    image_of: Tensor
+    first_term: Tensor
+    ptr: Tensor
     reach: Tensor | None
-    pairs: AtomPairs
-    atoms: Tensor
-    rows: tuple[tuple[int, int], ...]
-    start: Tensor
-    count: Tensor
 
     @classmethod
     def build(
@@ -135,6 +67,7 @@ class LatticeTerms:
         src: Tensor,
         dst: Tensor,
         ptr: Tensor,
+        n_sites: int,
         *,
         cutoff: float | None = None,
         reach: Tensor | None = None,
@@ -149,73 +82,21 @@ class LatticeTerms:
             Atoms and imaged atoms, in the order of the former.
         ptr : Tensor (C + 1,), int64
             Offsets of the crystals' sites.
+        n_sites : int
+            Their number S.
         cutoff : float, optional
             Distance in Å where weights end smoothly.
         reach : Tensor (E,), float, optional
             Standard deviation in Å that a Gaussian must exceed to see the image.
         """
-        pairs = AtomPairs.of(ptr)
-        n_sites = len(pairs.sites)
-        counts = torch.searchsorted(src, torch.arange(n_sites + 1, device=src.device)).diff()
-        slots = _row_length(counts + 1)
-        atoms = slots.argsort(stable=True)
-        start = torch.empty_like(slots)
-        start[atoms] = slots[atoms].cumsum(0) - slots[atoms]
-        # The atom's own term comes last, since it weighs most.
-        own = start + counts
-        slot = torch.arange(len(src), device=src.device)
-        slot = slot + (start - counts.cumsum(0) + counts)[src]
-        rows = _counted(slots)
-        total = sum(count * length for count, length in rows)
-        first_site = ptr[:-1][crystal_index(ptr, n_sites)]
-        pair = torch.full((total,), pairs.first.numel(), dtype=torch.int64, device=src.device)
-        pair[own] = pairs.row + torch.arange(n_sites, device=src.device) - first_site
-        pair[slot] = (pairs.row - first_site)[src] + dst
         x, y, z = vectors.unbind(1)
         # Atoms at the same place have no direction; there the gradient is zero.
         squares = (x * x + y * y + z * z).clamp(min=1e-12)
         lengths = squares.sqrt()
         if cutoff is not None:
             squares = squares / (1 - squares / cutoff**2).clamp(min=1e-6)
-        return cls(
-            lengths=_at(slot, lengths, total),
-            squares=_at(slot, squares, total),
-            pair=pair,
-            reach=None if reach is None else _at(slot, reach, total),
-            pairs=pairs,
-            atoms=atoms,
-            rows=rows,
-            start=start,
-            count=counts + 1,
-        )
-
-    def blocks(self, max_slots: int) -> Iterator[Block]:
-        """Blocks of at most ``max_slots`` slots (one atom at least)."""
-        atom = slot = 0
-        for count, length in self.rows:
-            step = max(1, max_slots // length)
-            for done in range(0, count, step):
-                size = min(step, count - done)
-                yield Block(self.atoms[atom : atom + size], slice(slot, slot + size * length))
-                atom += size
-                slot += size * length
-
-
-def _counted(sizes: Tensor) -> tuple[tuple[int, int], ...]:
-    """How often each size occurs, and the size, smallest first; a GPU is waited for."""
-    values, counts = sizes.unique(return_counts=True)
-    return tuple((count, size) for count, size in torch.stack([counts, values], dim=1).tolist())
-
-
-def _at(slot: Tensor, values: Tensor, total: int) -> Tensor:
-    return values.new_zeros(total).index_copy(0, slot, values)
-
-
-def _row_length(counts: Tensor) -> Tensor:
-    """Counts (S,) rounded up to one of a few lengths per power of two."""
-    octave = torch.floor(torch.log2(counts.double()))
-    step = (2**octave / _STEPS_PER_OCTAVE).clamp(min=_SLOT_STEP).long()
-    return (counts + step - 1) // step * step
+        first_term = torch.searchsorted(src, torch.arange(n_sites + 1, device=src.device))
+        return cls(lengths, squares, src, dst, first_term, ptr, reach)
 
 
 def images_in_box(

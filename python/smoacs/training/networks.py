@@ -106,8 +106,9 @@ def _crystalformer_config(
 def apply(model: Network, batch: GraphBatch, atom_features: Tensor) -> Tensor:
     """Network outputs (C, P) for a mini-batch; a Crystalformer has atom features of its own."""
     if isinstance(model, Crystalformer):
+        sites = batch.site_ptr, len(batch.atomic_numbers)
         terms = LatticeTerms.build(
-            batch.vectors, batch.src, batch.dst, batch.site_ptr, cutoff=model.config.cutoff
+            batch.vectors, batch.src, batch.dst, *sites, cutoff=model.config.cutoff
         )
         return model(model.element_table()[batch.atomic_numbers - 1], terms, batch.site_ptr)
     return model(
