@@ -12,6 +12,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 
 from cells import CUBIC
 from smoacs.ops import edge_vectors, neighbor_list
+from smoacs.ops._operator import operator
 
 _EVERY_OPERATOR = """
 import sys
@@ -69,6 +70,29 @@ def test_constant_results_need_no_gradient():
     *_, distance, _ = torch.ops.smoacs.neighbor_list(*arguments)
     assert len(distance) > 0
     assert not distance.requires_grad
+
+
+@operator(
+    "test_scaled_sum",
+    fake=lambda x, factors: torch.empty_like(x),
+    backward=lambda ctx, grad: (
+        grad * sum(ctx.saved_tensors[1:]),
+        [(grad * ctx.saved_tensors[0]).sum() for _ in ctx.saved_tensors[1:]],
+    ),
+    setup_context=lambda ctx, inputs, output: ctx.save_for_backward(inputs[0], *inputs[1]),
+)
+def scaled_sum(x: torch.Tensor, factors: list[torch.Tensor]) -> torch.Tensor:
+    return x * sum(factors)
+
+
+@pytest.mark.parametrize("learned", [False, True])
+def test_tensors_in_lists_are_differentiated_where_they_need_be(learned):
+    x = torch.tensor([1.0, 2.0], requires_grad=True)
+    factors = [torch.tensor(3.0, requires_grad=learned), torch.tensor(4.0)]
+    scaled_sum(x, factors).sum().backward()
+    assert torch.equal(x.grad, torch.tensor([7.0, 7.0]))
+    assert factors[0].grad == (3.0 if learned else None)
+    assert factors[1].grad is None
 
 
 def _names_seen(mode) -> set[str]:

@@ -10,7 +10,7 @@ for a call, 25 µs where it is differentiated.
 from __future__ import annotations
 
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any, TypeVar, cast
 
 import torch
@@ -41,7 +41,7 @@ def operator(
             launch("scale", x, x=x, factor=factor, out=out)
             return out
 
-    Test it with :func:`torch.library.opcheck`.
+    Of a list of tensors, ``backward`` gives a list. Test it with :func:`torch.library.opcheck`.
 
     Parameters
     ----------
@@ -108,16 +108,23 @@ def _watched(arguments: tuple[Any, ...]) -> bool:
         or torch._C._are_functorch_transforms_active()
     ):
         return True
-    for value in arguments:
+    return _unusual(arguments)
+
+
+def _unusual(values: Sequence[Any]) -> bool:
+    for value in values:
         if type(value) in _TENSORS:
             if value.is_meta:
+                return True
+        elif type(value) is list:
+            if _unusual(value) or _differentiated(value):
                 return True
         elif type(value) not in _CONSTANTS:
             return True
     return False
 
 
-def _differentiated(arguments: tuple[Any, ...]) -> bool:
+def _differentiated(arguments: Sequence[Any]) -> bool:
     if torch.is_grad_enabled():
         for value in arguments:
             if isinstance(value, Tensor) and value.requires_grad:
@@ -138,7 +145,11 @@ def _node(
             setup_context(ctx, arguments, results)
         return results
 
-    parts = {"forward": staticmethod(forward), "backward": staticmethod(backward)}
+    def differentiate(ctx: Any, *grads: Any) -> tuple[Any, ...]:
+        # Tensors in lists are constants here; the dispatcher gets those that need a gradient.
+        return tuple(None if isinstance(g, list) else g for g in backward(ctx, *grads))
+
+    parts = {"forward": staticmethod(forward), "backward": staticmethod(differentiate)}
     return type("Operator", (torch.autograd.Function,), parts)
 
 
