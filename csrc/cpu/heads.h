@@ -24,25 +24,16 @@ SMOACS_HD Heads<T> broadcast(T value) {
     return out;
 }
 
-// The first n; the others are zero.
 template <typename T>
-SMOACS_HD Heads<T> load(const T* from, int n) {
-    Heads<T> out{};
-    if (n == kHeads) {
-        memcpy(&out, from, sizeof out);
-    } else {
-        for (int h = 0; h < n; ++h) out[h] = from[h];
-    }
+SMOACS_HD Heads<T> load(const T* from) {
+    Heads<T> out;
+    memcpy(&out, from, sizeof out);
     return out;
 }
 
 template <typename T>
-SMOACS_HD void store(const Heads<T>& from, int n, T* to) {
-    if (n == kHeads) {
-        memcpy(to, &from, sizeof from);
-    } else {
-        for (int h = 0; h < n; ++h) to[h] = from[h];
-    }
+SMOACS_HD void store(const Heads<T>& from, T* to) {
+    memcpy(to, &from, sizeof from);
 }
 
 // a b + c
@@ -94,17 +85,14 @@ SMOACS_HD Heads<T> exp2_or_nothing(const Heads<T>& x) {
     return out;
 }
 
-// Eight heads of rows (D, H) in memory, or as many as are left: known at compile time where they
-// are eight, else the compiler would take vectors to pieces for what is rarely there.
-template <typename T, bool kAll>
+// Eight heads of rows (D, H) in memory.
+template <typename T>
 struct Rows {
     const T* first;
     std::int64_t stride, heads;  // from row to row, from number to number
-    int n_left;
 
-    SMOACS_HD int n() const { return kAll ? kHeads : n_left; }
     SMOACS_HD Heads<T> at(std::int64_t row, std::int64_t d) const {
-        return load(first + row * stride + d * heads, n());
+        return load(first + row * stride + d * heads);
     }
 
     // Sum over d of a[d] times the row's.

@@ -25,53 +25,44 @@ constexpr std::int64_t kWorkPerThread = 1 << 12;
 
 enum Vector { kQuery, kKey, kValue };
 
-// Eight heads of an atom, or as many as are left.
-template <typename T, bool kAll>
+// Eight heads of an atom.
+template <typename T>
 struct Part {
     const LatticeSum<T>& sum;
     std::int64_t atom, head;
-    int n_left;
     std::int64_t crystal, first_atom, n_atoms;  // of its crystal
-
-    SMOACS_HD int n() const { return kAll ? kHeads : n_left; }
 
     SMOACS_HD std::int64_t own() const { return atom - first_atom; }
 
-    // The same heads of arrays (A, H) and (A, D, H).
+    // The same heads of an array (A, H).
     template <typename U>
     SMOACS_HD U* of_heads(U* values) const {
         return values + atom * sum.n_heads + head;
     }
-    template <typename U>
-    SMOACS_HD U* of_row(U* values) const {
-        return values + atom * row_size() + head;
-    }
 
     // Rows of all atoms of the crystal.
-    SMOACS_HD Rows<T, kAll> vectors(Vector which) const {
+    SMOACS_HD Rows<T> vectors(Vector which) const {
         const std::int64_t first = (3 * first_atom + which) * row_size();
-        return {sum.vectors + first + head, 3 * row_size(), sum.n_heads, n_left};
+        return {sum.vectors + first + head, 3 * row_size(), sum.n_heads};
     }
-    SMOACS_HD Rows<T, kAll> rows(const T* values) const {
-        return {values + first_atom * row_size() + head, row_size(), sum.n_heads, n_left};
+    SMOACS_HD Rows<T> rows(const T* values) const {
+        return {values + first_atom * row_size() + head, row_size(), sum.n_heads};
     }
 
     SMOACS_HD T* vector(Vector which, T* vectors) const {
         return vectors + (3 * atom + which) * row_size() + head;
     }
 
-    SMOACS_HD Rows<T, kAll> added() const {
-        return {sum.added + head, row_size(), sum.n_heads, n_left};
-    }
+    SMOACS_HD Rows<T> added() const { return {sum.added + head, row_size(), sum.n_heads}; }
 
     SMOACS_HD std::int64_t row_size() const { return sum.head_width * sum.n_heads; }
 
-    SMOACS_HD void take(const Rows<T, kAll>& rows, Heads<T>* row) const {
+    SMOACS_HD void take(const Rows<T>& rows, Heads<T>* row) const {
         for (std::int64_t d = 0; d < sum.head_width; ++d) row[d] = rows.at(own(), d);
     }
     SMOACS_HD void put(const Heads<T>* row, const Heads<T>& factor, T* to) const {
         for (std::int64_t d = 0; d < sum.head_width; ++d) {
-            store<T>(row[d] * factor, n(), to + d * sum.n_heads);
+            store<T>(row[d] * factor, to + d * sum.n_heads);
         }
     }
 };
@@ -104,19 +95,18 @@ struct Scratch {
 };
 
 // The terms of an atom, the atom itself last since it weighs most.
-template <typename T, bool kAll>
+template <typename T>
 class Terms {
   public:
-    SMOACS_HD Terms(const Part<T, kAll>& part, const Heads<T>* logits)
+    SMOACS_HD Terms(const Part<T>& part, const Heads<T>* logits)
         : part_(part),
           sum_(part.sum),
           logits_(logits),
           first_(sum_.first_term[part.atom]),
           itself_(sum_.first_term[part.atom + 1] - first_) {
-        decay = load(part.of_heads(sum_.decay), part.n());
+        decay = load(part.of_heads(sum_.decay));
         power_ = decay * T(kLog2E);
-        sigma_ = broadcast(std::numeric_limits<T>::infinity());
-        for (int h = 0; h < part.n(); ++h) sigma_[h] = std::sqrt(T(-0.5) / decay[h]);
+        for (int h = 0; h < kHeads; ++h) sigma_[h] = std::sqrt(T(-0.5) / decay[h]);
     }
 
     SMOACS_HD std::int64_t size() const { return itself_ + 1; }
@@ -141,7 +131,7 @@ class Terms {
     Heads<T> decay;
 
   private:
-    const Part<T, kAll>& part_;
+    const Part<T>& part_;
     const LatticeSum<T>& sum_;
     const Heads<T>* logits_;
     std::int64_t first_, itself_;
@@ -154,10 +144,10 @@ SMOACS_HD T scale(const LatticeSum<T>& sum) {
 }
 
 // Logits to base 2 of the pairs with all atoms of the crystal, less the level.
-template <typename T, bool kAll>
-SMOACS_HD void pair_logits(const Part<T, kAll>& part, const Heads<T>& level, Scratch<T>& scratch) {
+template <typename T>
+SMOACS_HD void pair_logits(const Part<T>& part, const Heads<T>& level, Scratch<T>& scratch) {
     Heads<T>*const query = scratch.row.data(), *const logits = scratch.logits.data();
-    const Rows<T, kAll> keys = part.vectors(kKey);
+    const Rows<T> keys = part.vectors(kKey);
     const std::int64_t head_width = part.sum.head_width;
     const T factor = scale(part.sum) * T(kLog2E);
     part.take(part.vectors(kQuery), query);
@@ -166,9 +156,9 @@ SMOACS_HD void pair_logits(const Part<T, kAll>& part, const Heads<T>& level, Scr
     }
 }
 
-template <typename T, bool kAll>
+template <typename T>
 SMOACS_HD void forward_part(const LatticeAttentionJob<T>& job, const GaussianWindow<T>& window,
-                            const Part<T, kAll>& part, Scratch<T>& scratch) {
+                            const Part<T>& part, Scratch<T>& scratch) {
     const auto& sum = job.sum;
     Heads<T>*const weights = scratch.weights.data(), *const exps = scratch.terms.data();
     Heads<T>*const functions = scratch.functions.data(), *const out = scratch.sums.data();
@@ -176,7 +166,7 @@ SMOACS_HD void forward_part(const LatticeAttentionJob<T>& job, const GaussianWin
     T* const basis = scratch.basis.data();
     pair_logits(part, broadcast(T(0)), scratch);
     std::fill_n(weights, part.n_atoms, broadcast(T(0)));
-    const Terms<T, kAll> terms(part, scratch.logits.data());
+    const Terms<T> terms(part, scratch.logits.data());
     Heads<T> top = broadcast(-std::numeric_limits<T>::infinity());
     for (std::int64_t t = 0; t < terms.size(); ++t) {
         exps[t] = terms.exponent(t);
@@ -208,16 +198,16 @@ SMOACS_HD void forward_part(const LatticeAttentionJob<T>& job, const GaussianWin
     part.vectors(kValue).add_to(out, part.n_atoms, weight, sum.head_width);
     part.added().add_to(out, sum.n_functions, function, sum.head_width);
     const Heads<T> share = T(1) / norm;
-    part.put(out, share, part.of_row(job.out));
+    part.put(out, share, job.out + part.atom * part.row_size() + part.head);
     Heads<T> level = top;
-    for (int h = 0; h < part.n(); ++h) {
+    for (int h = 0; h < kHeads; ++h) {
         level[h] = static_cast<T>(top[h] + log_positive(norm[h]) * kLog2E);
     }
-    store<T>(level, part.n(), part.of_heads(job.level));
+    store<T>(level, part.of_heads(job.level));
     if (job.radial == nullptr) return;
     for (std::int64_t k = 0; k < sum.n_functions; ++k) {
         T* const to = job.radial + (part.atom * sum.n_functions + k) * sum.n_heads + part.head;
-        store<T>(functions[k] * share, part.n(), to);
+        store<T>(functions[k] * share, to);
     }
 }
 
@@ -237,8 +227,7 @@ class Pairs {
     }
 
     // Place of the part's heads of the pair of the atoms a and b of its crystal.
-    template <bool kAll>
-    SMOACS_HD std::int64_t place(const Part<T, kAll>& part, std::int64_t a, std::int64_t b) const {
+    SMOACS_HD std::int64_t place(const Part<T>& part, std::int64_t a, std::int64_t b) const {
         return (first_[part.crystal] + a * part.n_atoms + b) * part.sum.n_heads + part.head;
     }
 
@@ -249,9 +238,9 @@ class Pairs {
 };
 
 // Gradients of what belongs to the atom that attends.
-template <typename T, bool kAll>
+template <typename T>
 SMOACS_HD void backward_part(const LatticeGradientJob<T>& job, const GaussianWindow<T>& window,
-                             Pairs<T>& pairs, const Part<T, kAll>& part, Scratch<T>& scratch) {
+                             Pairs<T>& pairs, const Part<T>& part, Scratch<T>& scratch) {
     const auto& sum = job.sum;
     const std::int64_t head_width = sum.head_width, n_atoms = part.n_atoms;
     Heads<T>*const weights = scratch.weights.data(), *const grads = scratch.grads.data();
@@ -260,11 +249,11 @@ SMOACS_HD void backward_part(const LatticeGradientJob<T>& job, const GaussianWin
     Heads<T>* const sums = scratch.sums.data();
     std::int64_t* const kept = scratch.kept.data();
     T *const basis = scratch.basis.data(), *const moments = scratch.moments.data();
-    pair_logits(part, load(part.of_heads(job.level), part.n()), scratch);
+    pair_logits(part, load(part.of_heads(job.level)), scratch);
     part.take(part.rows(job.grad_out), row);
     // Mean of the terms' gradients over the softmax.
     const Heads<T> mean = part.rows(job.out).dot(row, part.own(), head_width);
-    const Rows<T, kAll> values = part.vectors(kValue), added = part.added();
+    const Rows<T> values = part.vectors(kValue), added = part.added();
     for (std::int64_t b = 0; b < n_atoms; ++b) {
         outer[b] = values.dot(row, b, head_width) - mean;
         weights[b] = grads[b] = broadcast(T(0));
@@ -274,7 +263,7 @@ SMOACS_HD void backward_part(const LatticeGradientJob<T>& job, const GaussianWin
     }
     std::fill_n(functions + sum.n_functions, window.n_functions() - sum.n_functions,
                 broadcast(T(0)));
-    const Terms<T, kAll> terms(part, scratch.logits.data());
+    const Terms<T> terms(part, scratch.logits.data());
     Heads<T> grad_decay = broadcast(T(0));
     const T per_square = 1 / (sum.width * sum.width);
     std::int64_t n_kept = 0;
@@ -308,11 +297,11 @@ SMOACS_HD void backward_part(const LatticeGradientJob<T>& job, const GaussianWin
         job.grad_lengths[number] += total<T>((moment + moment_odd) * weight) * per_square;
         job.grad_squares[number] += total<T>(grad * terms.decay);
     }
-    store<T>(grad_decay, part.n(), part.of_heads(job.grad_decay));
+    store<T>(grad_decay, part.of_heads(job.grad_decay));
     for (std::int64_t b = 0; b < n_atoms; ++b) {
         const std::int64_t place = pairs.place(part, part.own(), b);
-        store<T>(weights[b], part.n(), pairs.weights.data() + place);
-        store<T>(grads[b], part.n(), pairs.grads.data() + place);
+        store<T>(weights[b], pairs.weights.data() + place);
+        store<T>(grads[b], pairs.grads.data() + place);
     }
     std::fill_n(sums, head_width, broadcast(T(0)));
     const auto grad = [=](std::int64_t b) SMOACS_INLINE { return grads[b]; };
@@ -321,15 +310,15 @@ SMOACS_HD void backward_part(const LatticeGradientJob<T>& job, const GaussianWin
 }
 
 // Gradients of what belongs to the atom that is attended to.
-template <typename T, bool kAll>
+template <typename T>
 SMOACS_HD void image_part(const LatticeGradientJob<T>& job, const Pairs<T>& pairs,
-                          const Part<T, kAll>& part, Scratch<T>& scratch) {
+                          const Part<T>& part, Scratch<T>& scratch) {
     const std::int64_t head_width = job.sum.head_width;
     Heads<T>* const sums = scratch.sums.data();
     const auto of = [&](const Buffer<T>& values) SMOACS_INLINE {
         const T* const all = values.data();
         return [&pairs, &part, all](std::int64_t a)
-                   SMOACS_INLINE { return load(all + pairs.place(part, a, part.own()), part.n()); };
+                   SMOACS_INLINE { return load(all + pairs.place(part, a, part.own())); };
     };
     std::fill_n(sums, head_width, broadcast(T(0)));
     part.vectors(kQuery).add_to(sums, part.n_atoms, of(pairs.grads), head_width);
@@ -339,21 +328,21 @@ SMOACS_HD void image_part(const LatticeGradientJob<T>& job, const Pairs<T>& pair
     part.put(sums, broadcast(T(1)), part.vector(kValue, job.grad_vectors));
 }
 
-template <typename T, bool kAll>
+template <typename T>
 SMOACS_CLONES void run_forward(const LatticeAttentionJob<T>& job, const GaussianWindow<T>& window,
-                               const Part<T, kAll>& part, Scratch<T>& scratch) {
+                               const Part<T>& part, Scratch<T>& scratch) {
     forward_part(job, window, part, scratch);
 }
 
-template <typename T, bool kAll>
+template <typename T>
 SMOACS_CLONES void run_backward(const LatticeGradientJob<T>& job, const GaussianWindow<T>& window,
-                                Pairs<T>& pairs, const Part<T, kAll>& part, Scratch<T>& scratch) {
+                                Pairs<T>& pairs, const Part<T>& part, Scratch<T>& scratch) {
     backward_part(job, window, pairs, part, scratch);
 }
 
-template <typename T, bool kAll>
+template <typename T>
 SMOACS_CLONES void run_images(const LatticeGradientJob<T>& job, const Pairs<T>& pairs,
-                              const Part<T, kAll>& part, Scratch<T>& scratch) {
+                              const Part<T>& part, Scratch<T>& scratch) {
     image_part(job, pairs, part, scratch);
 }
 
@@ -364,6 +353,7 @@ void check(const LatticeSum<T>& sum) {
                 first[sum.n_atoms] == sum.n_terms &&
                 std::is_sorted(ptr, ptr + sum.n_crystals + 1) &&
                 std::is_sorted(first, first + sum.n_atoms + 1);
+    if (sum.n_heads % kHeads != 0) throw std::invalid_argument("heads must come in eights");
     if (!good) throw std::invalid_argument("offsets of atoms or terms do not ascend to the last");
     for (std::int64_t c = 0; c < sum.n_crystals; ++c) {
         for (std::int64_t t = first[ptr[c]]; t < first[ptr[c + 1]]; ++t) {
@@ -388,12 +378,8 @@ void run(const LatticeSum<T>& sum, const GaussianWindow<T>& window, Passes&&... 
                 for (std::int64_t a = block * kAtoms; a < end; ++a) {
                     const std::int64_t c = group_of(sum.ptr, sum.n_crystals, a);
                     const std::int64_t first = sum.ptr[c], n_atoms = sum.ptr[c + 1] - first;
-                    std::int64_t h = 0;
-                    for (; h + kHeads <= sum.n_heads; h += kHeads) {
-                        pass(Part<T, true>{sum, a, h, kHeads, c, first, n_atoms}, scratch);
-                    }
-                    if (const auto left = static_cast<int>(sum.n_heads - h); left > 0) {
-                        pass(Part<T, false>{sum, a, h, left, c, first, n_atoms}, scratch);
+                    for (std::int64_t h = 0; h < sum.n_heads; h += kHeads) {
+                        pass(Part<T>{sum, a, h, c, first, n_atoms}, scratch);
                     }
                 }
             }

@@ -8,8 +8,8 @@
 //     out_a = sum over the terms of w_t (v_b + sum over k of g_k(length_t) u_k)
 //
 // with Gaussians g_k around centres that are evenly spaced. Only those near the length count, so
-// that a term takes as many as fit into one or two registers. Heads come last in all arrays: eight
-// of them are a vector.
+// that a term takes as many as fit into one or two registers. Heads come last in all arrays, and
+// their number is a multiple of eight, since eight are a vector.
 #pragma once
 
 #include <cstdint>
@@ -48,7 +48,8 @@ struct LatticeGradientJob {
     T *grad_vectors, *grad_decay, *grad_lengths, *grad_squares;
 };
 
-// Throws std::invalid_argument if offsets do not ascend or a term is no image of its crystal.
+// Throws std::invalid_argument if heads do not come in eights, offsets do not ascend, or a term is
+// no image of its crystal.
 template <typename T>
 void lattice_attention(const LatticeAttentionJob<T>& job);
 

@@ -219,7 +219,7 @@ def test_a_batch_of_nothing() -> None:
 
 def test_the_operators_are_declared_well() -> None:
     for reaching in (False, True):
-        case = Case.of([[3, 8]], heads=3, functions=6, reaching=reaching)
+        case = Case.of([[3, 8]], functions=6, reaching=reaching)
         leaves = [x.clone().requires_grad_() for x in case.floats]
         torch.library.opcheck(
             torch.ops.smoacs.lattice_attention.default, (*leaves, *case.constants, True)

@@ -6,6 +6,7 @@ from typing import Any
 
 import torch
 from torch import Tensor
+from torch.nn.functional import pad
 
 from smoacs.ops._native import addresses, check_tensor, kernels, launch
 from smoacs.ops._operator import operator
@@ -13,6 +14,7 @@ from smoacs.ops.matrix_product import matrix_product
 
 _FLOATS = (torch.float32, torch.float64)
 _CPU = torch.device("cpu")
+_HEADS_AT_ONCE = 8
 
 
 def lattice_attention(
@@ -85,6 +87,10 @@ def lattice_attention(
     check_tensor("first_term", first_term, (n_atoms + 1,), torch.int64, _CPU)
     check_tensor("ptr", ptr, (None,), torch.int64, _CPU)
     check_tensor("centers", centers, (n_functions,), dtype, _CPU)
+    spare = -heads % _HEADS_AT_ONCE
+    if spare:
+        vectors, added = pad(vectors, (0, spare)), pad(added, (0, spare))
+        decay = pad(decay, (0, spare), value=-1.0)
     out, _, _ = _lattice_attention(
         vectors.contiguous(),
         decay.contiguous(),
@@ -99,7 +105,7 @@ def lattice_attention(
         None if reach is None else reach.contiguous(),
         added.requires_grad and torch.is_grad_enabled(),
     )
-    return out
+    return out[..., :heads] if spare else out
 
 
 def _sum(
