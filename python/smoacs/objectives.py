@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
+from functools import cached_property
 from math import inf, isfinite
 from typing import Protocol, runtime_checkable
 
@@ -35,6 +36,11 @@ class Design:
     pattern_weights: Tensor
     space: DesignSpace
     properties: Mapping[str, Tensor]
+
+    @cached_property
+    def radii(self) -> Tensor:
+        """Mean ionic radius of each site, (S,) in Å."""
+        return self.space.radii(self.crystals.composition, self.pattern_weights)
 
 
 @runtime_checkable
@@ -213,8 +219,7 @@ class ToleranceFactor:
 
     def value(self, design: Design) -> Tensor:
         """Tolerance factors, (C,)."""
-        radii = design.space.radii(design.crystals.composition, design.pattern_weights)
-        a, b, x = (design.space.role_mean(radii, role) for role in "ABX")
+        a, b, x = (design.space.role_mean(design.radii, role) for role in "ABX")
         return (a + x) / (2**0.5 * (b + x))
 
     def loss(self, value: Tensor) -> Tensor:
@@ -257,10 +262,9 @@ class IonicContacts:
 
     def value(self, design: Design) -> Tensor:
         """Contact strain, (C,)."""
-        crystals, space = design.crystals, design.space
+        crystals, space, radii = design.crystals, design.space, design.radii
         pattern = design.pattern_weights.argmax(1)
         charges = space.oxidation_states.gather(1, pattern[space.candidate_of_site][:, None])[:, 0]
-        radii = space.radii(crystals.composition, design.pattern_weights)
         nearest = _nearest_opposite(crystals, charges, radii.detach())
         vectors = edge_vectors(crystals.frac_coords, crystals.lattice, nearest)
         # A site without opposite ion has an edge to itself, whose length has no gradient.
