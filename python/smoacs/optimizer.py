@@ -17,7 +17,7 @@ from smoacs.predictors.base import Graph, GraphSpec, Predictor
 from smoacs.schedules import Preset, cosine
 from smoacs.start import initial_variables
 from smoacs.templates import DesignSpace
-from smoacs.variables import Variables, discrete_crystals, project, soft_crystals
+from smoacs.variables import Variables, crystals_of, discrete_crystals, project, soft_crystals
 
 _GROUPS = {
     "lattice": ("lengths", "angles"),
@@ -345,8 +345,10 @@ class Optimizer:
         else:
             crystals, weights = soft_crystals(variables, space, temperature, self.preset.masking)
         if number not in self._graphs:
-            built_at, _ = discrete_crystals(self._graph_variables.take(members, sites), space)
-            self._graphs[number] = build_graphs(self.predictors, built_at)
+            built_at = self._graph_variables.take(members, sites)
+            self._graphs[number] = build_graphs(
+                self.predictors, crystals_of(built_at, space, crystals.composition)
+            )
         properties: dict[str, Tensor] = {}
         design = Design(crystals, weights, space, properties)
         # Predictions last: for a neighbour list, the host waits for all that a GPU has yet to do.
@@ -431,8 +433,7 @@ class Optimizer:
 
     def _mark_collapsed(self) -> None:
         with torch.no_grad():
-            crystals, _ = discrete_crystals(self.variables, self.space)
-            volume = crystals.volume / crystals.n_sites
+            volume = torch.linalg.det(self.variables.lattice()).abs() / self.space.ptr.diff()
         self._mark_failed(~(volume > MIN_VOLUME_PER_SITE), _COLLAPSED)
 
     def _mark_failed(self, failed: Tensor, reason: int) -> None:

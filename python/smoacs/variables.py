@@ -89,6 +89,10 @@ class Variables:
         """Lattice angles in degrees, (C, 3)."""
         return self.angles * _ANGLE_RANGE + _ANGLE_MIN
 
+    def lattice(self) -> Tensor:
+        """Lattice vectors in Å, (C, 3, 3)."""
+        return lattice_matrix(self.lengths_angstrom(), self.angles_degree())
+
 
 def normalise_angles(degrees: Tensor) -> Tensor:
     """Angle variables of angles in degrees."""
@@ -131,7 +135,7 @@ def soft_crystals(
         temperature,
         masking=masking,
     )
-    return _crystals(variables, space, composition), weights
+    return crystals_of(variables, space, composition), weights
 
 
 def discrete_choice(variables: Variables, space: DesignSpace) -> tuple[Tensor, Tensor]:
@@ -157,12 +161,12 @@ def discrete_choice(variables: Variables, space: DesignSpace) -> tuple[Tensor, T
 def discrete_crystals(variables: Variables, space: DesignSpace) -> tuple[CrystalBatch, Tensor]:
     """Crystals with one element per site, and one-hot pattern weights (C, K)."""
     composition, weights = discrete_choice(variables, space)
-    return _crystals(variables, space, composition), weights
+    return crystals_of(variables, space, composition), weights
 
 
-def _crystals(variables: Variables, space: DesignSpace, composition: Tensor) -> CrystalBatch:
-    lattice = lattice_matrix(variables.lengths_angstrom(), variables.angles_degree())
-    return CrystalBatch(lattice, variables.frac_coords, composition, space.ptr)
+def crystals_of(variables: Variables, space: DesignSpace, composition: Tensor) -> CrystalBatch:
+    """Crystals of the variables' geometry and of a composition (S, 98)."""
+    return CrystalBatch(variables.lattice(), variables.frac_coords, composition, space.ptr)
 
 
 def project(variables: Variables, space: DesignSpace) -> Variables:
