@@ -10,7 +10,7 @@ namespace smoacs {
 // 1 / (1 + exp(-x)). Beyond the largest power it stays as it is there; NaN gives NaN.
 template <typename T>
 SMOACS_HD T sigmoid(T x) {
-    const T power = x * T(-1.4426950408889634);
+    const T power = x * T(-kLog2E);
     const T most = kLargestPower<T>;
     const T above = -most > power ? -most : power;
     return T(1) / (T(1) + exp2_normal(most < above ? most : above));
@@ -49,7 +49,7 @@ template <typename T>
 SMOACS_HD T softplus(T x) {
     const T most = kLargestPower<T>;
     const T size = x < T(0) ? -x : x;
-    const T power = size * T(1.4426950408889634);
+    const T power = size * T(kLog2E);
     const T above = log_1_plus(exp2_normal(-(most < power ? most : power)));
     return x > T(20) ? x : (x > T(0) ? x : T(0)) + above;
 }

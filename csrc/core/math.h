@@ -11,6 +11,8 @@
 
 namespace smoacs {
 
+constexpr double kLog2E = 1.4426950408889634;
+
 template <typename To, typename From>
 SMOACS_HD To bit_cast(From from) {
     static_assert(sizeof(To) == sizeof(From), "bit_cast needs equal sizes");

@@ -96,7 +96,7 @@ SMOACS_HD T floored(T logit) {
 // exp(a / T) is 2^(a rate_at(T)).
 template <typename T>
 SMOACS_HD T rate_at(T temperature) {
-    return T(1.4426950408889634) / temperature;
+    return T(kLog2E) / temperature;
 }
 
 // --- One crystal ---------------------------------------------------------------------------------

@@ -7,6 +7,7 @@
 #include <stdexcept>
 
 #include "core/macros.h"
+#include "core/math.h"
 #include "cpu/buffer.h"
 #include "cpu/heads.h"
 

@@ -11,7 +11,6 @@
 namespace smoacs::cpu {
 
 constexpr int kHeads = 8;  // one vector of doubles
-constexpr double kLog2E = 1.4426950408889634;
 
 // A number for each of eight heads. (In arrays the compiler would not keep sums in registers.)
 template <typename T>
