@@ -99,10 +99,10 @@ struct Rows {
         Heads<T> even = broadcast(T(0)), odd = even;  // need not wait for each other
         std::int64_t d = 0;
         for (; d + 2 <= head_width; d += 2) {
-            even = add_product<Heads<T>>(a[d], at(row, d), even);
-            odd = add_product<Heads<T>>(a[d + 1], at(row, d + 1), odd);
+            even = add_product(a[d], at(row, d), even);
+            odd = add_product(a[d + 1], at(row, d + 1), odd);
         }
-        if (d < head_width) even = add_product<Heads<T>>(a[d], at(row, d), even);
+        if (d < head_width) even = add_product(a[d], at(row, d), even);
         return even + odd;
     }
 
@@ -115,16 +115,16 @@ struct Rows {
             Heads<T> s0 = sums[d], s1 = sums[d + 1], s2 = sums[d + 2], s3 = sums[d + 3];
             for (std::int64_t row = 0; row < n_rows; ++row) {
                 const Heads<T> times = factor(row);
-                s0 = add_product<Heads<T>>(times, at(row, d), s0);
-                s1 = add_product<Heads<T>>(times, at(row, d + 1), s1);
-                s2 = add_product<Heads<T>>(times, at(row, d + 2), s2);
-                s3 = add_product<Heads<T>>(times, at(row, d + 3), s3);
+                s0 = add_product(times, at(row, d), s0);
+                s1 = add_product(times, at(row, d + 1), s1);
+                s2 = add_product(times, at(row, d + 2), s2);
+                s3 = add_product(times, at(row, d + 3), s3);
             }
             sums[d] = s0, sums[d + 1] = s1, sums[d + 2] = s2, sums[d + 3] = s3;
         }
         for (; d < head_width; ++d) {
             for (std::int64_t row = 0; row < n_rows; ++row) {
-                sums[d] = add_product<Heads<T>>(factor(row), at(row, d), sums[d]);
+                sums[d] = add_product(factor(row), at(row, d), sums[d]);
             }
         }
     }
