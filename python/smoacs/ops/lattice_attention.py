@@ -76,10 +76,10 @@ def lattice_attention(
         If a dtype does not.
     """
     check_tensor("vectors", vectors, (None, 3, None, None), _FLOATS, _CPU)
-    (n_atoms, _, width_of_heads, heads), dtype = vectors.shape, vectors.dtype
+    (n_atoms, _, head_width, heads), dtype = vectors.shape, vectors.dtype
     n_terms, n_functions = image_of.numel(), centers.numel()
     check_tensor("decay", decay, (n_atoms, heads), dtype, _CPU)
-    check_tensor("added", added, (n_functions, width_of_heads, heads), dtype, _CPU)
+    check_tensor("added", added, (n_functions, head_width, heads), dtype, _CPU)
     for name, values in (("lengths", lengths), ("squares", squares), ("reach", reach)):
         if values is not None:
             check_tensor(name, values, (n_terms,), dtype, _CPU)
