@@ -12,7 +12,7 @@ from analytic import AnalyticPredictor
 from smoacs.chemistry import oxidation_table
 from smoacs.crystals import CrystalBatch
 from smoacs.evaluation import Judge, as_written, evaluate_structures
-from smoacs.objectives import Minimize, Objective, Window
+from smoacs.objectives import IonicContacts, Minimize, Objective, ToleranceFactor, Window
 from smoacs.optimizer import Optimizer
 from smoacs.predictors import base
 from smoacs.predictors.base import Graph, GraphSpec, Property
@@ -80,6 +80,18 @@ def test_a_step_builds_each_graph_once_and_runs_each_model_once(built: Counter[t
     one, two, three = (p.graphs[-1] for p in predictors[:3])
     assert one is two
     assert one is not three
+
+
+def test_a_step_works_out_the_ionic_radii_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    seen = []
+    original = DesignSpace.radii
+    monkeypatch.setattr(DesignSpace, "radii", lambda *x: seen.append(1) or original(*x))
+    space = DesignSpace.create([perovskite()], 6, dtype=torch.float64)
+    targets = [*TARGETS, ToleranceFactor(0.8, 1.0), IonicContacts()]
+    loop = Optimizer(space, targets, models(), PRESETS["default"], 20, 0)
+    before = len(seen)  # first lattices come from radii
+    loop.step()
+    assert len(seen) == before + 1
 
 
 def test_judging_results_does_likewise(built: Counter[tuple]) -> None:
